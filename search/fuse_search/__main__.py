@@ -1,0 +1,5 @@
+"""`python -m fuse_search`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,203 @@
+"""The command line: the main job, and verbs beside it.
+
+Exit codes: 0 done; 1 a fault of ours; 2 the input is wrong; 130 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .errors import InputError
+
+# torch, optuna and mlflow take seconds to import: every verb imports what it needs when it runs.
+
+SPACE = click.option("--space", metavar="FILE", help="The space file.")
+SET = click.option(
+    "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a leaf of the space."
+)
+RESULTS = click.option(
+    "--results", metavar="DIR", default="results", show_default=True, help="Where everything lands."
+)
+STORAGE = click.option("--storage", metavar="URL", help="Any Optuna storage.  [default: a journal]")
+TRACKING = click.option(
+    "--tracking-uri", metavar="URI", help="Any MLflow store.  [default: SQLite under --results]"
+)
+DEVICE = click.option("--device", help="cpu, cuda, cuda:1, …  [default: CUDA when there is one]")
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@_options(SPACE, SET, RESULTS, STORAGE, TRACKING, DEVICE)
+@click.option(
+    "--trials", type=click.IntRange(1), help="Finished trials that there shall be in all."
+)
+@click.version_option(package_name="fuse-search")
+@click.pass_context
+def cli(context: click.Context, space: str | None, trials: int | None, **options: Any) -> None:
+    """Search over how to merge networks: fuse-search --space spaces/fusion.yaml
+
+    Creates the space's study or continues it until it holds --trials finished trials in all.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if space is None:
+        click.echo(context.get_help())
+        return
+    read_first(space, options["overrides"])
+    from .launch import run
+
+    run(space, trials, **options)
+
+
+@cli.command()
+@_options(SPACE, SET, DEVICE)
+def check(space: str | None, overrides: tuple[str, ...], device: str | None) -> None:
+    """Find everything that is wrong with a space, without training or writing anything."""
+    checked = read_first(_needed(space), overrides)
+    from .preflight import preflight
+
+    ready = preflight(checked, device, Path())
+    rows = {name: len(split) for name, split in ready.shared.data.splits.items()}
+    click.echo(f"{space}: fits together; rows: {json.dumps(rows)}")
+    for name, stages in ready.stages.items():
+        click.echo(f"  branch {name}: {stages} stages")
+    for name, parameters in ready.corners.items():
+        click.echo(f"  {name}: {parameters:,} parameters" if parameters else f"  {name}")
+
+
+@cli.command()
+@_options(SPACE, SET, RESULTS, STORAGE)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def status(
+    space: str | None, overrides: tuple[str, ...], results: str, storage: str | None, as_json: bool
+) -> None:
+    """How far a study is."""
+    found = _status(_needed(space), overrides, results, storage)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        for key, value in found.items():
+            click.echo(f"{key:>14}  {value}")
+
+
+def _status(space: str, overrides: tuple[str, ...], results: str, storage: str | None) -> Any:
+    from .report import status as of
+
+    return of(_existing(space, overrides, results, storage))
+
+
+@cli.command()
+@_options(SPACE, SET, RESULTS, STORAGE)
+def report(
+    space: str | None, overrides: tuple[str, ...], results: str, storage: str | None
+) -> None:
+    """Write a study's report, plots and tables again and print the answer."""
+    study = _existing(_needed(space), overrides, results, storage)
+    from rich.console import Console
+
+    from .report import print_answer, write_report
+
+    folder = Path(results) / study.name
+    write_report(study, folder)
+    print_answer(study, folder, Console())
+
+
+def _existing(space: str, overrides: tuple[str, ...], results: str, storage: str | None) -> Any:
+    checked = read_first(space, overrides)
+    _cache_in(results)
+    from . import study as studies
+
+    url = storage or studies.storage_url(Path(results), checked.study)
+    if not studies.attributes(url, checked.study):
+        raise InputError(
+            f"there is no study {checked.study!r} yet: run fuse-search --space {space}"
+        )
+    return studies.open_study(url, checked.study, checked.search, 0, 1)
+
+
+@cli.command()
+@click.argument("spec")
+@_options(SET, RESULTS, DEVICE)
+def train(spec: str, overrides: tuple[str, ...], results: str, device: str | None) -> None:
+    """Train one spec again, such as results/STUDY/best.yaml."""
+    read_first(spec, overrides)
+    from .launch import train_again
+
+    for epoch in train_again(spec, overrides, Path(results), device):
+        shown = "  ".join(f"{name} {value:.6g}" for name, value in epoch.metrics.items())
+        click.echo(f"epoch {epoch.number + 1}  {shown}")
+
+
+@cli.command()
+@_options(RESULTS, TRACKING)
+@click.option("--port", default=5000, show_default=True)
+def ui(results: str, tracking_uri: str | None, port: int) -> None:
+    """Open MLflow's page for the results, on http://127.0.0.1:PORT."""
+    from .tracker import serve_ui
+
+    serve_ui(tracking_uri, Path(results), port)
+
+
+@cli.command()
+@click.option("--output", default="spaces/schema.json", show_default=True)
+def schema(output: str) -> None:
+    """Write the JSON Schema with which editors complete and check space files."""
+    from .space import json_schema
+
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    Path(output).write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")
+    click.echo(f"wrote {output}")
+
+
+def read_first(space: str, overrides: tuple[str, ...]) -> Any:
+    """Check a space before anything that takes long to import is imported."""
+    from .space import read_space
+
+    return read_space(space, overrides)
+
+
+def _needed(space: str | None) -> str:
+    if space is None:
+        raise click.UsageError("--space FILE is needed")
+    return space
+
+
+def _cache_in(results: str) -> None:
+    if Path(results).is_dir():
+        os.environ.setdefault("MPLCONFIGDIR", str(Path(results, ".cache/matplotlib").resolve()))
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        sys.exit(cli.main(arguments, prog_name="fuse-search", standalone_mode=False) or 0)
+    except InputError as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; the same command continues", err=True)
+        sys.exit(130)

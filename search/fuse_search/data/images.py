@@ -1,0 +1,65 @@
+"""Pictures of any size and mode -> one uint8 tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from fuse_search.errors import InputError
+
+GREY_MODES = ("1", "L", "LA")
+COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
+
+
+def open_images(files: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, Image.Image]]:
+    """Yield (place, picture) for each (place, path); InputError names what can't be read."""
+    for place, path in files:
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise InputError(f"{place}: can't be read as an image ({error})") from None
+        yield place, image
+
+
+def decode(images: Iterable[tuple[str, Image.Image]], count: int, side: int | None) -> Tensor:
+    """`count` pictures as uint8 [N, C, H, W]: one channel if all are grey, else RGB.
+
+    With a `side`, the shorter side is resized to it and the centre cropped. Without, all
+    must be of one size. Raises InputError naming the picture that doesn't fit.
+    """
+    out, first = torch.empty(0), ""
+    for row, (place, image) in enumerate(images):
+        pixels = _pixels(place, image, side)
+        if row == 0:
+            out, first = pixels.new_empty(count, *pixels.shape), place
+        if pixels.shape[1:] != out.shape[2:]:
+            raise InputError(
+                f"{place}: {_size(pixels)} pixels, but {first} has {_size(out)}: images of "
+                "different sizes need data.image_size"
+            )
+        if len(pixels) > out.shape[1]:  # the first colour picture after grey ones
+            out = out.repeat(1, 3, 1, 1)
+        out[row] = pixels
+    return out
+
+
+def _pixels(place: str, image: Image.Image, side: int | None) -> Tensor:
+    if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip, not scale
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode not in GREY_MODES + COLOUR_MODES:
+        raise InputError(f"{place}: pixels of mode {image.mode}; 8- or 16-bit images are read")
+    image = image.convert("L" if image.mode in GREY_MODES else "RGB")
+    if side is not None:
+        image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def _size(pixels: Tensor) -> str:
+    return f"{pixels.shape[-1]}×{pixels.shape[-2]}"

@@ -1,0 +1,147 @@
+"""Which images a folder has, and what each is labelled with: by subfolder or by a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from fuse_search.data.nearest import nearest
+from fuse_search.data.record import SPLITS, Target
+from fuse_search.errors import InputError
+
+
+@dataclass(frozen=True)
+class Listing:
+    """files: (place, path), place being how messages name it; splits: None when not given."""
+
+    files: list[tuple[str, Path]]
+    targets: dict[str, Target]
+    splits: dict[str, Tensor] | None
+
+
+def list_tree(folder: Path) -> Listing:
+    """Images under `folder`; an image's class is the name of the subfolder that it lies in.
+
+    With subfolders train, val and test, these are the splits and the classes lie in them.
+    Raises InputError when there are no class folders with images, or only some of the three.
+    """
+    found = [split for split in SPLITS if (folder / split).is_dir()]
+    if found and len(found) < len(SPLITS):
+        missing = ", ".join(sorted(set(SPLITS) - set(found)))
+        raise InputError(
+            f"{folder} has {', '.join(found)} but not {missing}: give all three splits, or "
+            "class folders only, which are then split by the seed"
+        )
+    labelled = [
+        (path, class_folder.name, split)
+        for split in found or [""]
+        for class_folder in sorted(p for p in (folder / split).iterdir() if p.is_dir())
+        for path in sorted(class_folder.rglob("*"))
+        if path.suffix.lower() in IMG_EXTENSIONS
+    ]
+    if not labelled:
+        raise InputError(
+            f"{folder} has no subfolders with images: a subfolder for each class is needed, "
+            "or a labels CSV"
+        )
+    paths, classes, splits = zip(*labelled, strict=True)
+    return Listing(
+        [(str(path), path) for path in paths],
+        {"label": _class_target(list(classes))},
+        _rows_of(list(splits)) if found else None,
+    )
+
+
+def list_csv(labels: Path, folder: Path) -> Listing:
+    """The rows of a CSV file with the header `file,TASK,...`, and a column `split` if wanted.
+
+    `file` is relative to `folder`. A column of numbers, not all whole, is a regression task;
+    any other a classification task whose classes are its distinct texts. Raises InputError
+    with file and line.
+    """
+    header, rows = _read(labels)
+    files = []
+    for place, cells in rows:
+        path = folder / cells[0]
+        if not path.is_file():
+            siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            hint = nearest(path.name, siblings)
+            raise InputError(f"{place}: there is no file {path}{hint}")
+        files.append((f"{place}: {path}", path))
+    columns = {
+        name: [(place, cells[i]) for place, cells in rows] for i, name in enumerate(header) if i > 0
+    }
+    splits = columns.pop("split", None)
+    if not columns:
+        raise InputError(f"{labels}:1: no column besides file and split: every task needs one")
+    for place, split in splits or []:
+        if split not in SPLITS:
+            hint = nearest(split, SPLITS)
+            raise InputError(f"{place}: split must be train, val or test; found {split!r}{hint}")
+    return Listing(
+        files,
+        {task: _column_target(task, cells) for task, cells in columns.items()},
+        _rows_of([split for _, split in splits]) if splits else None,
+    )
+
+
+def _read(labels: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The header, and each row as (place, cells)."""
+    try:
+        with labels.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            lines = [(f"{labels}:{reader.line_num}", cells) for cells in reader if cells]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{labels}: can't be read as CSV ({error})") from None
+    if len(lines) < 2:
+        raise InputError(f"{labels}: a header and at least one row are needed")
+    (place, header), *rows = lines
+    if header[0] != "file":
+        raise InputError(f"{place}: the first column must be file; found {header[0]!r}")
+    if len(set(header)) < len(header) or "" in header:
+        raise InputError(f"{place}: columns need names that differ; found {','.join(header)}")
+    for place, cells in rows:
+        if len(cells) != len(header):
+            raise InputError(f"{place}: {len(header)} cells are needed; found {len(cells)}")
+        for name, cell in zip(header, cells, strict=True):
+            if not cell.strip():
+                raise InputError(f"{place}: the column {name} is empty")
+    return header, rows
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _column_target(task: str, cells: list[tuple[str, str]]) -> Target:
+    numbers = [_number(text) for _, text in cells]
+    if all(n is None or n.is_integer() for n in numbers):
+        return _class_target([text for _, text in cells])
+    for (place, text), number in zip(cells, numbers, strict=True):
+        if number is None:
+            raise InputError(f"{place}: {task} is a column of numbers; found {text!r}")
+    return Target(torch.tensor(numbers, dtype=torch.float32), None)
+
+
+def _class_target(texts: list[str]) -> Target:
+    # 2 before 10, and numbers before words
+    classes = sorted(set(texts), key=lambda text: (_number(text) is None, _number(text), text))
+    index = {text: i for i, text in enumerate(classes)}
+    return Target(torch.tensor([index[text] for text in texts]), tuple(classes))
+
+
+def _rows_of(splits: list[str]) -> dict[str, Tensor]:
+    return {
+        name: torch.tensor([i for i, split in enumerate(splits) if split == name]).long()
+        for name in SPLITS
+    }

@@ -1,0 +1,151 @@
+"""A branch of a merged network: how it takes its input, and its stages up to the tap."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import TrialError
+from .stages import Chain, channels_last
+
+
+class Entry(nn.Module):
+    """Fits an input to a network: channels repeated or averaged, resized, normalised.
+
+    Takes [B, C, H, W] images in [0, 1] of any size, or [B, D] vectors, which are only normalised;
+    gives [B, *shape].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, shape: tuple[int, ...], mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.shape = shape
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 4:
+            if x.shape[2:] != self.shape[1:]:
+                x = F.interpolate(x, self.shape[1:], mode="bilinear", antialias=True)
+            if x.shape[1] != self.shape[0]:
+                x = x.mean(1, keepdim=True).expand(-1, self.shape[0], -1, -1)
+        around = (1, -1, *([1] * (x.ndim - 2)))
+        return (x - self.mean.view(around)) / self.std.view(around)
+
+
+class Branch(nn.Module):
+    """One network as stages, cut off after its tap; the lowest `frozen` stages stay in eval mode.
+
+    `forward` gives the tapped value as the network has it: a map [B, C, H, W] (or [B, H, W, C]),
+    tokens [B, T, D] or a vector [B, D]. `vector` pools it to [B, D].
+    """
+
+    def __init__(self, chain: Chain, entry: Entry, *, input: str) -> None:
+        super().__init__()
+        self.input = input
+        self.entry: nn.Module = entry
+        self.stages = nn.ModuleList(chain.stages)
+        self.pool = chain.pool
+        self.shapes = list(chain.shapes)
+        self.frozen = 0
+
+    def cut(self, tap: int) -> Branch:
+        """Drop the stages above the tap (-1 is the last stage); pool by the mean from then on.
+
+        Raises:
+            TrialError: the branch has too few stages.
+        """
+        if -tap > len(self.stages):
+            raise TrialError(f"tap {tap}: the branch has {len(self.stages)} stages")
+        if tap < -1:
+            self.stages, self.shapes = self.stages[: tap + 1], self.shapes[: tap + 1]
+            self.pool = Pool()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.entry(x)
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+    def enter_above(self, stages: int) -> tuple[int, ...]:
+        """Drop the lowest `stages`, at most all but one, and return the shape that enters now."""
+        stages = min(stages, len(self.stages) - 1)
+        if not stages:
+            return self.entry.shape
+        shape = self.shapes[stages - 1]
+        self.entry, self.stages = nn.Identity(), self.stages[stages:]
+        self.shapes = self.shapes[stages:]
+        return shape
+
+    def vector(self, value: Tensor) -> Tensor:
+        """The tapped value as [B, D]: by the network's own pooling at its end, else by the mean."""
+        return self.pool(value).flatten(1)
+
+    def unfreeze(self, depth: int) -> None:
+        """Train the last `depth` stages that are in use, and none below them."""
+        self.frozen = max(0, len(self.stages) - depth)
+        for i, stage in enumerate(self.stages):
+            stage.requires_grad_(i >= self.frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Branch:
+        """Set the mode; frozen BatchNorm and dropout stay in eval mode."""
+        super().train(mode)
+        for stage in self.stages[: self.frozen]:
+            stage.eval()
+        return self
+
+
+class Pool(nn.Module):
+    """The mean over positions: [B, C, H, W], [B, H, W, C] or [B, T, D] to [B, C]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 4:
+            return x.mean((1, 2) if channels_last(x.shape) else (2, 3))
+        return x.mean(1) if x.ndim == 3 else x
+
+
+class Match(nn.Module):
+    """Makes one branch's tap fit where another branch takes it in.
+
+    A map becomes a map of other channels by a 1×1 convolution and is resized; a vector is spread
+    over the positions; a map that must become a vector or tokens is pooled first.
+    Shapes are without the batch dimension.
+    """
+
+    def __init__(self, source: tuple[int, ...], target: tuple[int, ...]) -> None:
+        super().__init__()
+        self.target = target
+        self.last = len(target) == 3 and channels_last((1, *target))
+        size = target[:2] if self.last else target[1:]
+        self.size = tuple(size) if len(target) == 3 else None
+        self.source_last = len(source) == 3 and channels_last((1, *source))
+        self.from_map = len(source) == 3 and len(target) == 3
+        channels = target[0] if len(target) == 3 and not self.last else target[-1]
+        width = source[0] if len(source) == 3 and not self.source_last else source[-1]
+        self.project = (
+            nn.Conv2d(width, channels, 1) if self.from_map else nn.Linear(width, channels)
+        )
+        self.pool = Pool()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.from_map:
+            x = self.project(x.permute(0, 3, 1, 2) if self.source_last else x)
+            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
+        else:
+            x = self.project(self.pool(x))
+            if self.size:
+                x = x[:, :, None, None].expand(-1, -1, *self.size)
+            elif len(self.target) == 2:
+                x = x[:, None].expand(-1, self.target[0], -1)
+        return x.permute(0, 2, 3, 1) if self.last else x
+
+
+def vector_width(branch: Branch) -> int:
+    """The width of a branch's pooled tap."""
+    with torch.no_grad():
+        return branch.vector(torch.zeros(2, *branch.shapes[-1])).shape[1]

@@ -1,0 +1,154 @@
+"""From a spec to the network that a trial trains."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Data
+from ..errors import InputError, TrialError
+from ..spec import BranchSpec, TrialSpec
+from .branch import Branch, Entry
+from .freeze import depths_at
+from .networks import NETWORKS, build_network
+from .stages import find_stages
+from .topology import TOPOLOGIES, Cascade, Ensemble, Parallel
+from .weights import load_weights, preprocessing
+
+State = Mapping[str, Tensor]
+
+
+class Number(nn.Module):
+    """The head of a regression task: [B, F] to numbers [B] in the target's own unit."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, features: int, mean: float, std: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, 1)
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(features).squeeze(1) * self.std + self.mean
+
+
+class Merged(nn.Module):
+    """Branches, a topology and a head for each task.
+
+    `forward` takes inputs by name ([B, C, H, W] in [0, 1] or [B, D]) and gives outputs by task:
+    logits [B, classes] or numbers [B].
+    """
+
+    def __init__(
+        self, topology: Parallel | Cascade, heads: dict[str, nn.Module], dropout: float
+    ) -> None:
+        super().__init__()
+        self.topology = topology
+        self.dropout = nn.Dropout(dropout)
+        self.heads = nn.ModuleDict(heads)
+
+    @property
+    def branches(self) -> dict[str, Branch]:
+        return dict(self.topology.branches.items())  # type: ignore[arg-type]
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        features = self.dropout(self.topology(inputs))
+        return {task: head(features) for task, head in self.heads.items()}
+
+    def unfreeze(self, spec: TrialSpec, epoch: int) -> dict[str, int]:
+        """Train as many stages of each branch as the spec says for this epoch, and return them."""
+        stages = {name: len(branch.stages) for name, branch in self.branches.items()}
+        depths = depths_at(spec.unfreeze.schedule, spec.unfreeze.depth, stages, epoch)
+        for name, branch in self.branches.items():
+            branch.unfreeze(depths[name])
+        return depths
+
+
+@contextmanager
+def seeded(*what: object) -> Iterator[None]:
+    """Random numbers that depend on `what` alone, whatever was drawn before; then as before."""
+    seed = int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:7], "big")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def build(spec: TrialSpec, data: Data, states: Mapping[str, State] | None = None) -> Merged:
+    """Build the merged network of a spec whose topology joins activations, on the CPU.
+
+    A branch starts from its weights, or from its entry in `states` (a state of the branch, as a
+    solo leaves it). Equal seeds give equal initial weights to equal branches in every trial.
+
+    Raises:
+        InputError: a network, its weights or the tasks don't fit the data.
+        TrialError: the parts don't fit each other.
+    """
+    states = states or {}
+    names = spec.merge.use
+    return join(spec, data, {n: build_branch(n, spec, data, states.get(n)) for n in names})
+
+
+def join(spec: TrialSpec, data: Data, branches: dict[str, Branch]) -> Merged:
+    """Join branches that are built by the spec's topology and put a head on for each task."""
+    with seeded(spec.seed, "topology"):
+        choice = spec.merge.topology
+        topology = TOPOLOGIES[choice.name](branches, **choice.options)
+        heads = {task: _head(topology.out_features, task, spec, data) for task in spec.tasks}
+    return Merged(topology, heads, spec.train.dropout)
+
+
+def build_ensemble(spec: TrialSpec, members: dict[str, nn.Module]) -> Ensemble:
+    """Build the ensemble of members that map inputs by name to outputs by task."""
+    kinds = {task: about.type == "classification" for task, about in spec.tasks.items()}
+    return Ensemble(members, kinds, **spec.merge.topology.options)
+
+
+def build_branch(name: str, spec: TrialSpec, data: Data, state: State | None = None) -> Branch:
+    """Build one branch up to its tap, with its weights or the given state."""
+    branch, tap = spec.branches[name], spec.merge.tap
+    if branch.input not in data.inputs:
+        there = ", ".join(data.inputs)
+        raise InputError(f"branches.{name}.input: the data has no input {branch.input!r}: {there}")
+    with seeded(spec.seed, name, branch.network):
+        entry = _entry(branch, data)
+        network, classifier = build_network(branch.network, entry.shape)
+        if branch.weights.name != "solo":
+            load_weights(network, branch.weights, network_name=branch.network.name)
+        example = torch.zeros(2, *entry.shape)
+        chain = find_stages(network, example, classifier=classifier)
+        depth = tap[name] if isinstance(tap, dict) else tap
+        built = Branch(chain, entry, input=branch.input)
+        try:
+            built.cut(depth)
+        except TrialError as error:
+            raise TrialError(f"branch {name}: {error}") from None
+    if state is not None:
+        own = built.state_dict()
+        built.load_state_dict({key: state[key] for key in own})
+    return built
+
+
+def _entry(branch: BranchSpec, data: Data) -> Entry:
+    """How this branch takes its input: torchvision's normalisation if it brings one, else ours."""
+    shape = tuple(data.inputs[branch.input].shape[1:])
+    wanted = preprocessing(branch.network.name, branch.weights)
+    mean, std = wanted or data.statistics(branch.input)
+    if len(shape) == 3:
+        side = (branch.size, branch.size) if branch.size else shape[1:]
+        shape = (shape[0] if branch.network.name in NETWORKS else 3, *side)
+    return Entry(shape, torch.as_tensor(mean), torch.as_tensor(std))
+
+
+def _head(features: int, task: str, spec: TrialSpec, data: Data) -> nn.Module:
+    target = data.targets[task]
+    if spec.tasks[task].type == "classification":
+        assert target.classes is not None
+        return nn.Linear(features, len(target.classes))
+    values = target.values[data.splits["train"]].float()
+    return Number(features, float(values.mean()), float(values.std().clamp_min(1e-12)))

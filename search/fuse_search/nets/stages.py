@@ -1,0 +1,175 @@
+"""Every network is a chain of stages, found by tracing it and not declared.
+
+The places where it can be cut are grouped by module path into blocks, and the blocks into a few
+stages of about equal compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from math import inf, prod
+
+import torch
+from torch import Tensor, fx, nn
+
+from .trace import Step, trace
+
+Block = tuple[int, int]  # the first of its steps, and the first after them
+
+
+class Chain(nn.Module):
+    """A network as a chain: pool(stage_n(...stage_1(x))) are its own features.
+
+    Every stage maps one tensor to one tensor. It shares its modules with the network that was
+    cut, under the same names: `stages.2.layer1.0.conv1.weight` is that network's
+    `layer1.0.conv1.weight`. `pool` is the parameter-free ending that makes the last stage's map
+    [B, C, H, W] or tokens [B, T, D] a vector [B, D]; Identity where there is none.
+    """
+
+    def __init__(
+        self,
+        stages: list[fx.GraphModule],
+        pool: nn.Module,
+        shapes: list[tuple[int, ...]],
+        flops: list[int],
+    ):
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.pool = pool
+        self.shapes = shapes
+        """The shape of each stage's output for the example, without the batch dimension."""
+        self.flops = flops
+        """Floating-point operations of each stage's forward pass, per sample."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in self.stages:
+            x = stage(x)
+        return self.pool(x)
+
+
+def find_stages(
+    network: nn.Module, example_input: Tensor, *, classifier: bool, count: int = 5
+) -> Chain:
+    """Cut a network into at most `count` stages, each of which has parameters.
+
+    `example_input` [B, ...] is run through it once. A plain nn.Sequential without a classifier
+    already is its stages, however many; children without weights join the one before.
+    With `classifier` the last layer that has parameters is left out, and so is the dropout around
+    it; what pools that layer's map (SqueezeNet) pools the features instead.
+    Raises InputError when torch.fx can't trace the network, or it can't read the example.
+    """
+    given = type(network) is nn.Sequential and not classifier
+    steps = trace(network, example_input, classifier=classifier, whole_children=given)
+    end = _start_of_pool(steps)
+    blocks = _split(steps, 0, end) if given else _balance(steps, _blocks(steps, end, count), count)
+    return Chain(
+        stages=[_module(network, steps, a, b) for a, b in blocks],
+        pool=_module(network, steps, end, len(steps)) if end < len(steps) else nn.Identity(),
+        shapes=[tuple(steps[b - 1].shape[1:]) for _, b in blocks],
+        flops=[_flops(steps, a, b) // example_input.shape[0] for a, b in blocks],
+    )
+
+
+def channels_last(shape: Sequence[int]) -> bool:
+    """Whether `shape` is that of a map [B, H, W, C] of square images, as Swin has them."""
+    return len(shape) == 4 and shape[1] == shape[2] != shape[3]
+
+
+def _flops(steps: list[Step], start: int, end: int) -> int:
+    return sum(step.flops for step in steps[start:end])
+
+
+def _has_weight(steps: list[Step], start: int, end: int) -> bool:
+    """Whether there is more to train than scales and shifts, which belong to what they norm."""
+    return any(step.rank > 1 for step in steps[start:end])
+
+
+def _collapses(before: torch.Size, after: torch.Size) -> bool:
+    """Whether a map or tokens become a vector: one long dimension besides the batch's."""
+    return prod(before[1:]) > max(before[1:]) and prod(after[1:]) == max(after[1:])
+
+
+def _start_of_pool(steps: list[Step]) -> int:
+    """The step after the last parameter from which on there is a vector, or the end."""
+    start = max((i for i, step in enumerate(steps) if step.rank), default=0) + 1
+    cuts = [p for p in range(start, len(steps) + 1) if steps[p - 1].value]
+    for a, b in pairwise(cuts):
+        if _collapses(steps[a - 1].shape, steps[b - 1].shape):
+            return a
+    return len(steps)
+
+
+def _blocks(steps: list[Step], end: int, count: int) -> list[Block]:
+    """The coarsest modules of which none is much dearer than a stage should be."""
+
+    def opened(block: Block, limit: float) -> list[Block]:
+        parts = _split(steps, *block) if _flops(steps, *block) > limit else [block]
+        return [block] if len(parts) == 1 else [b for part in parts for b in opened(part, limit)]
+
+    share = _flops(steps, 0, end) / count
+    blocks = opened((0, end), limit=1.5 * share)
+    return blocks if len(blocks) >= count else opened((0, end), limit=-1)
+
+
+def _split(steps: list[Step], start: int, end: int) -> list[Block]:
+    """Split a block at the highest level of the module tree at which it has several."""
+    for depth in range(1, 1 + max(len(step.path) for step in steps[start:end])):
+        edges = [
+            p
+            for p in range(start + 1, end)
+            if steps[p - 1].value and steps[p - 1].path[:depth] != steps[p].path[:depth]
+        ]
+        blocks = _merge(steps, [start, *edges, end])
+        if len(blocks) > 1:
+            return blocks
+    return [(start, end)]
+
+
+def _merge(steps: list[Step], edges: list[int]) -> list[Block]:
+    """Join what has no weight of its own (norm, activation, pooling) to the block before.
+
+    What makes a vector of a map goes with the weights that read it, so that a convolution's
+    block ends in its map.
+    """
+    starts = [edges[0]]
+    for a, b in pairwise(edges[1:]):
+        opens = _has_weight(steps, a, b) or _collapses(steps[a - 1].shape, steps[b - 1].shape)
+        if opens and _has_weight(steps, starts[-1], a):
+            starts.append(a)
+    if len(starts) > 1 and not _has_weight(steps, starts[-1], edges[-1]):
+        starts.pop()
+    return list(pairwise([*starts, edges[-1]]))
+
+
+def _balance(steps: list[Step], blocks: list[Block], count: int) -> list[Block]:
+    """Group neighbouring blocks so that the sum of the squared costs is least."""
+    edges = [0, *(end for _, end in blocks)]
+
+    @cache
+    def best(last: int, groups: int) -> tuple[float, tuple[int, ...]]:
+        if groups == 0:
+            return (0 if last == 0 else inf), (0,)
+        options = [
+            (cost + _flops(steps, edges[first], edges[last]) ** 2, (*ends, edges[last]))
+            for first in range(last)
+            for cost, ends in [best(first, groups - 1)]
+        ]
+        return min(options, default=(inf, ()))
+
+    return list(pairwise(best(len(blocks), min(count, len(blocks)))[1]))
+
+
+def _module(network: nn.Module, steps: list[Step], start: int, end: int) -> fx.GraphModule:
+    """The steps as a module of one tensor, made of the network's own submodules."""
+    graph = fx.Graph()
+    source = steps[start - 1].value if start else next(iter(steps[0].node.graph.nodes))
+    copies: dict[fx.Node | None, fx.Node] = {source: graph.placeholder("x")}
+    for step in steps[start:end]:
+        for constant in step.node.all_input_nodes:
+            if constant.op == "get_attr" and constant not in copies:
+                copies[constant] = graph.node_copy(constant)
+        copies[step.node] = graph.node_copy(step.node, copies.__getitem__)
+    graph.output(copies[steps[end - 1].value])
+    return fx.GraphModule(network, graph)

@@ -1,0 +1,174 @@
+"""A network as the list of its operations: what each costs, and where the network can be cut.
+
+It can be cut wherever one value alone is still needed, however many branches, sums and
+concatenations lie before and behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import isfunction
+from operator import attrgetter
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.feature_extraction import NodePathTracer
+
+from ..errors import InputError
+
+ADVICE = "write the network as an nn.Sequential of its stages, each from one tensor to one tensor"
+
+
+@dataclass
+class Step:
+    """One operation of a traced network, and what is live after it."""
+
+    node: fx.Node
+    path: tuple[str, ...]
+    """The module path of the operation, such as ("layer1", "0", "conv1")."""
+    rank: int
+    """Dimensions of its largest parameter: 0 has none, 1 only scales and shifts."""
+    flops: int
+    """Floating-point operations for the whole example."""
+    value: fx.Node | None
+    """The only value that is needed from here on; None where the network can't be cut."""
+    shape: torch.Size
+    """The shape of that value, batch dimension included."""
+
+
+def trace(
+    network: nn.Module, example: Tensor, *, classifier: bool, whole_children: bool
+) -> list[Step]:
+    """The operations of a network up to its features, for an example [B, ...].
+
+    With `classifier` the last layer that has parameters is left out, and so is the dropout around
+    it. With `whole_children` nothing inside the network's children is looked at.
+    Raises InputError when torch.fx can't trace the network, it can't read the example or its
+    output isn't one tensor.
+    """
+    mode = network.training
+    try:
+        traced = _graph(network.eval(), whole_children)
+        if classifier:
+            _drop_classifier(traced)
+        return _measure(traced, example, type(network).__name__)
+    finally:
+        network.train(mode)
+
+
+def _graph(network: nn.Module, whole_children: bool) -> fx.GraphModule:
+    """Trace the network in eval mode; every node's meta holds its module path."""
+    # a module that asks for the mode stays whole, or eval mode would become part of the graph
+    leaves = {type(m) for m in network.modules() if _reads_mode(m)}
+    if whole_children:
+        leaves |= {type(child) for child in network.children()}
+    tracer = NodePathTracer(leaf_modules=leaves)
+    name = type(network).__name__
+    try:
+        graph = tracer.trace(network)
+    except Exception as error:  # whatever a forward does with a proxy that it takes for a tensor
+        raise InputError(f"torch.fx can't trace {name} ({error}): {ADVICE}") from error
+    for node in graph.nodes:
+        path = node.target if node.op == "call_module" else tracer.node_to_qualname.get(node, "")
+        node.meta["path"] = tuple(path.split("."))
+        function = getattr(node.target, "__name__", "")
+        if "training" in node.kwargs or (node.op == "call_function" and "dropout" in function):
+            raise InputError(f"{name} calls {function} itself: make it a module, or {ADVICE}")
+    return fx.GraphModule(network, graph)
+
+
+def _reads_mode(module: nn.Module) -> bool:
+    classes = type(module).__mro__
+    return any(
+        "training" in function.__code__.co_names
+        for cls in classes[: classes.index(nn.Module)]
+        for function in vars(cls).values()
+        if isfunction(function)
+    )
+
+
+def _drop_classifier(traced: fx.GraphModule) -> None:
+    """Take the last layer and the dropout next to it out of the graph."""
+    found = False
+    for node in reversed(traced.graph.nodes):
+        layer = traced.get_submodule(node.target) if node.op == "call_module" else None
+        classifies = _rank(traced, node) > 0
+        if classifies and found:
+            return
+        found = found or classifies
+        if classifies or isinstance(layer, nn.Dropout):
+            node.replace_all_uses_with(node.args[0])
+            traced.graph.erase_node(node)
+
+
+def _rank(traced: fx.GraphModule, node: fx.Node) -> int:
+    if node.op == "call_module":
+        parameters = traced.get_submodule(str(node.target)).parameters()
+        return max((p.ndim for p in parameters), default=0)
+    direct = [n for n in node.all_input_nodes if n.op == "get_attr"]
+    return int(any(isinstance(attrgetter(str(n.target))(traced), nn.Parameter) for n in direct))
+
+
+def _measure(traced: fx.GraphModule, example: Tensor, name: str) -> list[Step]:
+    """Run the graph once, operation by operation."""
+    run = fx.Interpreter(traced, garbage_collect_values=False)
+    run.args_iter = iter([example])
+    steps = []
+    versions = []
+    with torch.no_grad(), _flop_counter() as counter:
+        for node, live in _live_values(traced.graph):
+            before = counter.get_total_flops()
+            try:
+                run.env[node] = run.run_node(node)
+            except Exception as error:  # of the network's own code, such as an image too small
+                shape = tuple(example.shape)
+                raise InputError(f"{name} can't read inputs of shape {shape}: {error}") from error
+            if node.op in ("placeholder", "get_attr"):
+                continue
+            only = next(iter(live)) if len(live) == 1 else None
+            tensor = run.env[only] if only and isinstance(run.env[only], Tensor) else None
+            steps.append(
+                Step(
+                    node,
+                    node.meta["path"],
+                    rank=_rank(traced, node),
+                    flops=counter.get_total_flops() - before,
+                    value=only if tensor is not None else None,
+                    shape=tensor.shape if tensor is not None else torch.Size(),
+                )
+            )
+            versions.append(tensor._version if tensor is not None else 0)
+    for step, version in zip(steps, versions, strict=True):
+        # a value that is overwritten later on can't be handed out
+        if step.value and run.env[step.value]._version != version:
+            step.value = None
+    if not steps or steps[-1].value is None:
+        raise InputError(f"the output of {name} isn't one tensor: {ADVICE}")
+    return steps
+
+
+def _live_values(graph: fx.Graph) -> Iterator[tuple[fx.Node, set[fx.Node]]]:
+    """Every node with the values, constants aside, that are needed after it."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    live: set[fx.Node] = set()
+    for node, i in order.items():
+        if node.op not in ("output", "get_attr"):
+            live.add(node)
+        live = {n for n in live if any(order[user] > i for user in n.users)}
+        if node.op != "output":
+            yield node, live
+
+
+@contextmanager
+def _flop_counter() -> Iterator[FlopCounterMode]:
+    # attention's fused fast path hides its products from the counter
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

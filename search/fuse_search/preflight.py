@@ -1,0 +1,106 @@
+"""A space against its data, before anything is created: does every corner fit together?"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import InputError, TrialError
+from .nets.branch import Branch
+from .nets.merged import build_branch, join
+from .space import Categorical, Space
+from .spec import Choice, Merge, TrialSpec
+from .suggest import Corner, suggest
+from .train.optim import make_optimizer
+from .trial import Shared, open_shared
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found: the rows, the stages of each branch, and parameters of each corner."""
+
+    shared: Shared
+    stages: dict[str, int]
+    corners: dict[str, int]
+
+
+def preflight(space: Space, device: str | None, solos: Path) -> Preflight:
+    """Load the rows and build the smallest and the largest network of every way of merging.
+
+    Raises:
+        InputError: lists all corners that can't be built, or says what is wrong with the data.
+    """
+    corners = dict(_corners(space))
+    some = next(iter(corners.values()))
+    shared = _located(space, lambda: open_shared(some, device, solos))
+    whole = some.model_copy(update={"merge": Merge(use=tuple(some.branches))})
+    full = {
+        name: _located(space, lambda name=name: build_branch(name, whole, shared.data))
+        for name in whole.branches
+    }
+    problems, parameters = [], {}
+    for name, spec in corners.items():
+        try:
+            parameters[name] = _try(spec, shared, full)
+        except (TrialError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            problems.append(f"{space.file}: the corner {name} can't be built: {reason}")
+    if problems:
+        raise InputError("\n".join(problems))
+    return Preflight(shared, {name: len(b.stages) for name, b in full.items()}, parameters)
+
+
+def _located(space: Space, call: Any) -> Any:
+    try:
+        return call()
+    except (InputError, TrialError) as error:
+        raise InputError(f"{space.file}: {error}") from None
+
+
+def _corners(space: Space) -> Iterator[tuple[str, TrialSpec]]:
+    """The low and the high end of every range, for every topology, fusion and use of branches."""
+    topologies = _choices(space.tree["merge"]["topology"])
+    for topology, high in itertools.product(topologies, (False, True)):
+        fusions = _choices(topology.options["fusion"]) if topology.name == "parallel" else [None]
+        for fusion in fusions:
+            chosen = {"merge.topology": topology.name}
+            chosen |= {"parallel.fusion": fusion.name} if fusion else {}
+            spec = suggest(space, _MostBranches(high, chosen))
+            about = fusion.name if fusion else topology.name
+            end = "largest" if high else "smallest"
+            yield f"{about}({'+'.join(spec.merge.use)}), {end}", spec
+
+
+class _MostBranches(Corner):
+    """A corner in which every branch is in use, so that every one of them is tried."""
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return True if name.startswith("merge.use.") else super().suggest_categorical(name, choices)
+
+
+def _choices(value: Any) -> list[Choice]:
+    return value.choices if isinstance(value, Categorical) else [value]
+
+
+def _try(spec: TrialSpec, shared: Shared, full: dict[str, Branch]) -> int:
+    """Build this corner from copies of the branches, send two rows through it, count parameters."""
+    if spec.merge.topology.name == "ensemble":
+        return 0
+    tap = spec.merge.tap
+    branches = {}
+    for name in spec.merge.use:
+        depth = tap[name] if isinstance(tap, dict) else tap
+        branches[name] = copy.deepcopy(full[name]).cut(depth)
+    network = join(spec, shared.data, branches)
+    network.unfreeze(spec, spec.train.epochs - 1)
+    make_optimizer(spec.train, [network], fused=False)
+    rows = shared.data.splits["train"][:2]
+    with torch.no_grad():
+        network.eval()({name: x[rows].cpu().float() for name, x in shared.data.inputs.items()})
+    return sum(p.numel() for p in network.parameters())

@@ -1,0 +1,175 @@
+"""The answer of a study: the best merged network beside each branch alone and the ensembles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from ..study import Row, Study
+
+Kind = Literal["alone", "ensemble", "merged"]
+PLAINEST_FIRST = ("alone", "ensemble", "merged")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One network of the answer table."""
+
+    kind: Kind
+    name: str
+    trial: int | None
+    """The trial that it comes from; None: it is a baseline."""
+    value: float
+    """The target on validation."""
+    trainable: float | None
+    """Trainable parameters."""
+    flops: float | None
+    """FLOPs of one forward pass of one row."""
+    seconds: float
+    difference: float = 0.0
+    """To the best line's value; below zero is worse, whatever the direction."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer table, best line first (the plainest first among equals), and its words."""
+
+    target: str
+    direction: str
+    lines: tuple[Line, ...]
+    verdict: str
+    """Whether merging won, over what and by how much."""
+    caution: str
+    """How far the verdict can be trusted."""
+
+
+def answer(study: Study) -> Answer:
+    """The best merged network, each branch alone, and each way of joining outputs.
+
+    A branch alone is the better of its baseline and of the best trial that used no other branch;
+    ensembles that were trials count with their baselines likewise.
+    """
+    sign = 1 if study.direction == "maximize" else -1
+    best: dict[str, Line] = {}
+    for role, line in (*_baselines(study), *_trials(study)):
+        if role not in best or sign * line.value > sign * best[role].value:
+            best[role] = line
+    ranked = sorted(
+        best.values(), key=lambda line: (-sign * line.value, PLAINEST_FIRST.index(line.kind))
+    )
+    lines = tuple(
+        replace(line, difference=sign * (line.value - ranked[0].value)) for line in ranked
+    )
+    caution = [*_chance(study, lines), *_optimism(study)]
+    return Answer(study.target, study.direction, lines, _verdict(study, lines), " ".join(caution))
+
+
+def scored(study: Study) -> list[Row]:
+    """The complete trials that were trained themselves and have a finite value, by number."""
+    return [
+        row
+        for row in study.rows()
+        if row.state == "complete"
+        and "duplicate_of" not in row.attributes
+        and row.value is not None
+        and math.isfinite(row.value)
+    ]
+
+
+def by_kind(study: Study) -> dict[str, list[Row]]:
+    """The merged trials by topology and fusion; the best kind first, and in each the best trial."""
+    sign = 1 if study.direction == "maximize" else -1
+    kinds: dict[str, list[Row]] = {}
+    for row in sorted(scored(study), key=lambda row: -sign * (row.value or 0.0)):
+        if _role(row)[0] == "merged":
+            params = row.attributes["params"]
+            fusion = params.get("parallel.fusion", "-")
+            name = params["merge.topology"] + ("" if fusion == "-" else f" {fusion}")
+            kinds.setdefault(name, []).append(row)
+    return kinds
+
+
+def number(value: float) -> str:
+    """A metric or a difference with four decimals, or three digits where those say nothing."""
+    plain = value == 0 or 0.001 <= abs(value) < 1000
+    return f"{value:.4f}" if plain else f"{value:.3g}"
+
+
+def _role(row: Row) -> tuple[Kind, str, str]:
+    """Which line of the table a trial competes for: its kind, its role there, and its name."""
+    params, branches = row.attributes["params"], row.attributes["params"]["merge.use"]
+    if "+" not in branches:
+        return "alone", f"{branches} alone", f"{branches} alone"
+    if params["merge.topology"] != "ensemble":
+        return "merged", "merged", row.attributes["name"]
+    topology = row.attributes["spec"]["merge"]["topology"]
+    options = topology["ensemble"] if isinstance(topology, dict) else {}
+    role = f"ensemble {options.get('weights', 'average')}"
+    return "ensemble", role, f"{role} ({branches})"
+
+
+def _trials(study: Study) -> Iterator[tuple[str, Line]]:
+    for row in scored(study):
+        kind, role, name = _role(row)
+        costs = _costs(row.attributes["metrics"])
+        yield role, Line(kind, name, row.number, row.value or 0.0, *costs, row.seconds)
+
+
+def _baselines(study: Study) -> Iterator[tuple[str, Line]]:
+    for baseline in study.attributes.get("baselines", []):
+        name, metrics = baseline["name"], baseline["metrics"]
+        value = metrics.get(f"val/{study.target}", math.nan)
+        if math.isfinite(value):
+            costs = _costs(metrics)
+            yield name, Line(baseline["kind"], name, None, value, *costs, baseline["seconds"])
+
+
+def _costs(metrics: dict[str, Any]) -> tuple[float | None, float | None]:
+    return metrics.get("parameters/trainable"), metrics.get("flops")
+
+
+def _rivals(lines: tuple[Line, ...]) -> tuple[Line | None, Line | None]:
+    """The best merged network, and the best of all that isn't merged."""
+    merged = next((line for line in lines if line.kind == "merged"), None)
+    return merged, next((line for line in lines if line.kind != "merged"), None)
+
+
+def _verdict(study: Study, lines: tuple[Line, ...]) -> str:
+    merged, plain = _rivals(lines)
+    if merged is None and plain is None:
+        return "No trial is complete, so there is no answer yet."
+    if merged is None:
+        return f"No merged network is complete; the best without merging is {lines[0].name}."
+    if plain is None:
+        return f"There is no branch alone and no ensemble to compare trial {merged.name} with."
+    lead = merged.difference - plain.difference
+    by = f"by {number(abs(lead))} in {study.target}"
+    if lead > 0:
+        return f"Merging wins: trial {merged.name} is better than {plain.name} {by}."
+    how = f"is better {by} than" if lead < 0 else "is as good as"
+    return f"Merging does not win: {plain.name} {how} the best merged trial, {merged.name}."
+
+
+def _chance(study: Study, lines: tuple[Line, ...]) -> Iterator[str]:
+    """The standard error of an accuracy, the larger one of the two that are compared."""
+    rows, rivals = study.attributes.get("val_rows"), [line for line in _rivals(lines) if line]
+    if not rows or not rivals or not study.target.endswith("accuracy"):
+        return
+    error = max(math.sqrt(line.value * (1 - line.value) / rows) for line in rivals)
+    yield f"On {rows} validation rows an accuracy has a standard error of {number(error)}."
+    if len(rivals) == 2:
+        lead = abs(rivals[0].difference - rivals[1].difference)
+        yield (
+            "The difference is more than twice that."
+            if lead > 2 * error
+            else "The difference is not more than twice that, so it may be chance."
+        )
+
+
+def _optimism(study: Study) -> Iterator[str]:
+    trials = len(scored(study))
+    if trials > 1:
+        yield f"The best of {trials} trials on validation is an optimistic number."
+    yield "The test split has not been opened."

@@ -1,0 +1,32 @@
+"""Where a study stands, for `status --json`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ..study import Study
+
+STATES = ("complete", "pruned", "failed", "running", "waiting")
+
+
+def status(study: Study) -> dict[str, Any]:
+    """One JSON object: the study's target, counts by state, its best, epochs and seconds.
+
+    `epochs_trained` counts all epochs that were computed, `epochs_unique` those of them that
+    were not lost with a failed trial; a trial that took a known result computed none.
+    """
+    rows, best = study.rows(), study.best()
+    states = Counter[str](row.state for row in rows)
+    trained = [row for row in rows if "duplicate_of" not in row.attributes]
+    return {
+        "study": study.name,
+        "direction": study.direction,
+        "target": study.target,
+        **{state: states[state] for state in STATES},
+        "best_value": best.value if best else None,
+        "best_trial": best.number if best else None,
+        "epochs_trained": sum(len(row.epochs) for row in trained),
+        "epochs_unique": sum(len(row.epochs) for row in trained if row.state != "failed"),
+        "seconds": sum(row.seconds for row in rows),
+    }

@@ -1,0 +1,78 @@
+"""The answer table in the terminal, and the cells and sentences that the report shares with it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..study import Study
+from .answer import Answer, answer, number
+
+HEADINGS = ("network", "value", "to best", "trained", "FLOPs", "seconds", "from")
+
+
+def print_answer(study: Study, console: Console, folder: Path) -> None:
+    """Print the answer table and what it says; `folder` is the one given to `write_report`."""
+    found = answer(study)
+    title = f"{study.name}: {study.target} on validation, {study.direction}d"
+    table = Table(
+        title=Text(title),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column(HEADINGS[0], overflow="fold")
+    for heading in HEADINGS[1:]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, *others in cells(found):
+        # With spaces, a long name is wrapped between branches and not inside one.
+        table.add_row(*map(Text, (name.replace("+", " + "), *others)))
+    if found.lines:
+        console.print(table)
+    verdict, *rest = sentences(study, found, folder)
+    console.print(Text(verdict), soft_wrap=not console.is_terminal)
+    for line in (*rest, f"Report: {folder / 'report.md'}"):
+        console.print(Text(line), soft_wrap=True)  # commands and paths stay whole
+
+
+def cells(found: Answer) -> list[list[str]]:
+    """The answer table as text, under `HEADINGS`."""
+    return [
+        [
+            line.name,
+            number(line.value),
+            number(line.difference) if line.difference else "-",
+            amount(line.trainable),
+            amount(line.flops),
+            f"{line.seconds:.1f}",
+            "baseline" if line.trial is None else f"trial {line.trial}",
+        ]
+        for line in found.lines
+    ]
+
+
+def sentences(study: Study, found: Answer, folder: Path) -> list[str]:
+    """What the table says, how far to trust it, and how to train the best trial again."""
+    said, best = [f"{found.verdict} {found.caution}"], study.best()
+    if best:
+        command = f"fuse-search train {shlex.quote(str(folder / 'best.yaml'))}"
+        value = f"{study.target} {number(best.value or 0.0)}"
+        said.append(f"The best trial is {best.attributes['name']} with {value}.")
+        said.append(f"Train it again: {command}")
+    return said
+
+
+def amount(count: float | None) -> str:
+    """A count with three digits and a unit: 1.25 M."""
+    if count is None:
+        return "-"
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.0f}"

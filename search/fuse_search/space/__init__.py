@@ -1,0 +1,17 @@
+"""Space files: YAML in, a checked `Space` out, without importing torch, optuna or mlflow."""
+
+from .domains import Categorical, Domain, FloatRange, IntRange, Simplex, Subset
+from .read import Space, read_space
+from .schema import json_schema
+
+__all__ = [
+    "Categorical",
+    "Domain",
+    "FloatRange",
+    "IntRange",
+    "Simplex",
+    "Space",
+    "Subset",
+    "json_schema",
+    "read_space",
+]

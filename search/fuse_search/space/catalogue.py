@@ -1,0 +1,156 @@
+"""What the registries hold, read from their source text.
+
+A space is checked without importing torch, which takes seconds. A registry is one literal dict
+in the file that implements its entries, and an entry's options are its keyword-only parameters,
+so both can be read from the syntax tree. A test holds this against the imported registries.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import typing
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .. import spec
+
+REGISTRIES = {
+    "sources": ("data/sources.py", "SOURCES"),
+    "networks": ("nets/networks.py", "NETWORKS"),
+    "weights": ("nets/weights.py", "WEIGHTS"),
+    "topologies": ("nets/topology.py", "TOPOLOGIES"),
+    "fusions": ("nets/fusion.py", "FUSIONS"),
+    "unfreezings": ("nets/freeze.py", "UNFREEZINGS"),
+    "weightings": ("train/losses.py", "WEIGHTINGS"),
+    "optimizers": ("train/optim.py", "OPTIMIZERS"),
+    "schedules": ("train/optim.py", "SCHEDULES"),
+    "classification": ("train/metrics.py", "CLASSIFICATION"),
+    "regression": ("train/metrics.py", "REGRESSION"),
+    "samplers": ("study.py", "SAMPLERS"),
+    "pruners": ("study.py", "PRUNERS"),
+}
+
+REQUIRED: Any = object()
+
+
+@dataclass(frozen=True)
+class Option:
+    """A keyword-only parameter: its type, and its default or REQUIRED."""
+
+    annotation: Any
+    default: Any
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registry's entry: what it is, its options, and the type of free options if it takes any."""
+
+    summary: str
+    options: dict[str, Option]
+    free: Any = None
+
+
+@cache
+def entries(registry: str) -> dict[str, Entry]:
+    """The entries of a registry by name."""
+    file, variable = REGISTRIES[registry]
+    tree = ast.parse((Path(spec.__file__).parent / file).read_text(encoding="utf-8"))
+    defined = {
+        node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    return {name: _entry(defined[target]) for name, target in _literal(tree, variable).items()}
+
+
+def names(registry: str) -> list[str]:
+    """The names that a space file may write, those of torchvision included."""
+    own = list(entries(registry))
+    if registry == "networks":
+        return own + torchvision_networks()
+    if registry == "sources":
+        return [name for name in own if name != "torchvision"] + [
+            f"torchvision:{name}" for name in torchvision_datasets()
+        ]
+    return own
+
+
+def find(registry: str, name: str) -> Entry | None:
+    """The entry behind a name: `torchvision:CIFAR10` is that of `torchvision`."""
+    known = entries(registry)
+    if registry == "sources":
+        base, colon, dataset = name.partition(":")
+        if base == "torchvision":
+            return known[base] if dataset in torchvision_datasets() else None
+        return known.get(base) if not colon else None
+    if registry == "networks" and name in torchvision_networks():
+        return Entry("A torchvision classification model.", {})
+    if registry == "weights" and name not in known:
+        return Entry("A torchvision weights name or a checkpoint file.", {})
+    return known.get(name)
+
+
+@cache
+def torchvision_networks() -> list[str]:
+    """The classification models of the installed torchvision, by the names of its registry."""
+    pattern = re.compile(
+        r"^@register_model\(\s*(?:name=\"(\w+)\")?\s*\)\s*(?:@.*\s+)*?def (\w+)", re.M
+    )
+    return sorted(
+        given or function
+        for file in sorted((_torchvision() / "models").glob("*.py"))
+        for given, function in pattern.findall(file.read_text(encoding="utf-8"))
+    )
+
+
+@cache
+def torchvision_datasets() -> list[str]:
+    """The names that the installed torchvision's `datasets` exports."""
+    tree = ast.parse((_torchvision() / "datasets/__init__.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return sorted(ast.literal_eval(node.value))
+    return []
+
+
+def _torchvision() -> Path:
+    found = find_spec("torchvision")  # finds the folder without running the package
+    assert found and found.submodule_search_locations
+    return Path(found.submodule_search_locations[0])
+
+
+def _literal(tree: ast.Module, variable: str) -> dict[str, str]:
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and target.id == variable:
+            table = typing.cast(ast.Dict, typing.cast(ast.Assign, node).value)
+            return {
+                ast.literal_eval(typing.cast(ast.expr, key)): ast.unparse(value)
+                for key, value in zip(table.keys, table.values, strict=True)
+            }
+    raise LookupError(f"no literal dict {variable}")
+
+
+def _entry(node: ast.FunctionDef | ast.ClassDef) -> Entry:
+    summary = (ast.get_docstring(node) or "").partition("\n")[0]
+    if isinstance(node, ast.ClassDef):
+        made = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+        if not made:
+            return Entry(summary, {})
+        node = made[0]
+    arguments = node.args
+    options = {
+        argument.arg: Option(
+            _type(argument.annotation), ast.literal_eval(default) if default else REQUIRED
+        )
+        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    }
+    free = arguments.kwarg and _type(arguments.kwarg.annotation)
+    return Entry(summary, options, free)
+
+
+def _type(annotation: ast.expr | None) -> Any:
+    assert annotation is not None
+    return eval(ast.unparse(annotation), dict(vars(spec)))

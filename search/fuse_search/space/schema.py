@@ -1,0 +1,129 @@
+"""The JSON Schema of space files, from the types in spec.py and the registries."""
+
+from __future__ import annotations
+
+from typing import Any, get_args, get_origin
+
+from pydantic import TypeAdapter
+
+from ..spec import OneOf, PerBranch, Pick, Record, Search, TrialSpec
+from . import catalogue
+from .catalogue import REQUIRED
+from .domains import Categorical, FloatRange, IntRange, Simplex, Subset
+from .read import FIXED, field_type, unpack
+
+Schema = dict[str, Any]
+
+
+def json_schema() -> Schema:
+    """The schema that `fuse-search schema` writes."""
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "A space of merged networks",
+        **_record(
+            TrialSpec, also={"search": {**_record(Search), "description": "How it is searched."}}
+        ),
+        "definitions": {
+            **{
+                model.__name__: {**model.model_json_schema(), "required": required}
+                for model, required in (
+                    (FloatRange, ["type", "low", "high"]),
+                    (IntRange, ["type", "low", "high"]),
+                    (Subset, ["type"]),
+                    (Simplex, ["type"]),
+                )
+            },
+            **{registry: _registry(registry) for registry in catalogue.REGISTRIES},
+        },
+    }
+
+
+def _record(model: type[Record], also: Schema | None = None, *, fixed: bool = False) -> Schema:
+    properties: Schema = {}
+    for name, field in model.model_fields.items():
+        searched = not fixed and name not in FIXED and model is not Search
+        described = {"description": field.description} if field.description else {}
+        properties[name] = {**_value(field_type(field), searched), **described}
+    required = [name for name, field in model.model_fields.items() if field.is_required()]
+    return {
+        "type": "object",
+        "properties": properties | (also or {}),
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def _value(annotation: Any, searched: bool) -> Schema:
+    base, marker = unpack(annotation)
+    if isinstance(marker, PerBranch):
+        inner = _value(marker.leaf, searched)
+        return {"anyOf": [inner, {"type": "object", "additionalProperties": inner}]}
+    if isinstance(base, type) and issubclass(base, Record):
+        return _record(base, fixed=not searched)
+    if get_origin(base) is dict:
+        return {"type": "object", "additionalProperties": _value(get_args(base)[1], searched)}
+    if isinstance(marker, Pick):
+        plain: Schema = {"$ref": f"#/definitions/{marker.registry}"}
+    elif isinstance(marker, OneOf):
+        plain = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+    else:
+        plain = TypeAdapter(annotation).json_schema()
+    return {"anyOf": [plain, *_domains(marker, plain)]} if searched else plain
+
+
+def _domains(marker: Any, plain: Schema) -> list[Schema]:
+    """The domains that fit a leaf of this schema."""
+    found: list[Schema] = [
+        {
+            "type": "object",
+            "properties": {
+                "type": {"const": Categorical.model_fields["type"].default},
+                "choices": {"type": "array", "items": plain, "minItems": 1},
+            },
+            "required": ["type", "choices"],
+            "additionalProperties": False,
+        }
+    ]
+    kinds = {plain.get("type"), *(option.get("type") for option in plain.get("anyOf", ()))}
+    if "number" in kinds:
+        found.append({"$ref": "#/definitions/FloatRange"})
+    if "integer" in kinds:
+        found.append({"$ref": "#/definitions/IntRange"})
+    if isinstance(marker, OneOf):
+        found.append({"$ref": "#/definitions/Subset"})
+    if isinstance(marker, Pick) and marker.shorthand:
+        found.append({"$ref": "#/definitions/Simplex"})
+    return found
+
+
+def _registry(registry: str) -> Schema:
+    """An entry by its name, or one name with its options."""
+    open_names = registry in ("sources", "networks", "weights")
+    free = {"type": "string"} if registry == "weights" else {"enum": catalogue.names(registry)}
+    options: list[Schema] = [free]
+    for name, entry in catalogue.entries(registry).items():
+        inner: Schema = {
+            "type": ["object", "null"],
+            "properties": {
+                option: {
+                    **_value(about.annotation, not open_names),
+                    **({} if about.default is REQUIRED else {"default": about.default}),
+                }
+                for option, about in entry.options.items()
+            },
+            "additionalProperties": _value(entry.free, True) if entry.free else False,
+        }
+        pattern = f"^{name}:" if name == "torchvision" else f"^{name}$"
+        options.append(
+            {
+                "type": "object",
+                "description": entry.summary,
+                "patternProperties": {pattern: inner},
+                "additionalProperties": False,
+                "minProperties": 1,
+                "maxProperties": 1,
+            }
+        )
+        if entry.free is not None:  # the shorthand
+            options.append({"type": "object", "additionalProperties": _value(entry.free, True)})
+    return {"anyOf": options}

@@ -1,0 +1,194 @@
+"""What one trial is: frozen records without behaviour.
+
+A space file has the shape of a `TrialSpec` with domains in its leaves, plus a
+`search` section. The line under each field is its documentation here, in the
+JSON Schema and in error messages' suggestions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Ge(1)]
+Whole = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Lt(1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+class Choice(BaseModel):
+    """One entry of a registry with its options, written `sum` or `{concat: {width: 64}}`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Marks a `Choice` that comes from the named registry.
+
+    With a `shorthand`, a mapping that names no entry is read as the options of that entry.
+    """
+
+    registry: str
+    shorthand: str | None = None
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Marks a name (or names) that must be a key of the named table of this spec."""
+
+    table: Literal["branches", "tasks"]
+
+
+@dataclass(frozen=True)
+class PerBranch:
+    """Marks a value for every branch, or a mapping from branch name to value."""
+
+    leaf: Any
+
+
+TapStage = Annotated[int, Le(-1)]
+Depth = Whole | Literal["all"]
+Source = Annotated[Choice, Pick("sources")]
+Network = Annotated[Choice, Pick("networks")]
+Weights = Annotated[Choice, Pick("weights")]
+Topology = Annotated[Choice, Pick("topologies")]
+Fusion = Annotated[Choice, Pick("fusions")]
+Unfreezing = Annotated[Choice, Pick("unfreezings")]
+Weighting = Annotated[Choice, Pick("weightings", shorthand="fixed")]
+Optimizer = Annotated[Choice, Pick("optimizers")]
+Schedule = Annotated[Choice, Pick("schedules")]
+Sampler = Annotated[Choice, Pick("samplers")]
+Pruner = Annotated[Choice, Pick("pruners")]
+BranchNames = Annotated[tuple[str, ...], OneOf("branches")]
+TaskNames = Annotated[tuple[str, ...], OneOf("tasks")]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataSpec(Record):
+    source: Source
+    """Where the rows come from: multidigits, torchvision:NAME or folder, with its options."""
+    image_size: Count | None = None
+    """Height and width of the images in pixels; left out: as the source has them."""
+
+
+class Augment(Record):
+    """Random changes to the training images, drawn in batches on the device."""
+
+    flip: bool = False
+    """Mirror left and right with probability 1/2."""
+    shift: Annotated[float, Ge(0), Le(0.5)] = 0.0
+    """Largest shift in each direction, as a share of the image's side."""
+
+
+class TaskSpec(Record):
+    type: Literal["classification", "regression"]
+    """What is predicted: one of several classes, or a number."""
+    classes: Count | None = None
+    """How many classes there are; left out: as many as the data has."""
+
+
+class BranchSpec(Record):
+    network: Network
+    """conv3x3, conv5x5, mlp or a torchvision classification model by its name."""
+    weights: Weights = Choice(name="none")
+    """none, solo, a torchvision weights name (IMAGENET1K_V1, DEFAULT) or a checkpoint file."""
+    input: str = "image"
+    """The input of the data that this branch reads."""
+    size: Count | None = None
+    """Height and width to which this branch resizes its input; left out: no resizing."""
+
+
+class Merge(Record):
+    use: BranchNames = ()
+    """Which branches are merged; left out: all of them."""
+    topology: Topology = Choice(name="parallel")
+    """parallel, cascade or ensemble, with its options."""
+    tap: Annotated[TapStage | dict[str, TapStage], PerBranch(TapStage)] = -1
+    """The stage whose output is taken: -1 is a branch's last stage, -2 the one before."""
+
+
+class Unfreeze(Record):
+    depth: Annotated[Depth | dict[str, Depth], PerBranch(Depth)] = "all"
+    """How many stages are trained, counted from the tap down; more than there are means all."""
+    schedule: Unfreezing = Choice(name="at_once")
+    """at_once, or gradual: one more stage every few epochs."""
+
+
+class Losses(Record):
+    weights: Weighting = Choice(name="equal")
+    """equal, uncertainty, a weight for each task, or a simplex over the tasks."""
+
+
+class Train(Record):
+    epochs: Count = 6
+    """How often the training rows are seen."""
+    batch_size: Count = 64
+    """Rows per step."""
+    lr: Positive = 1e-3
+    """The highest learning rate."""
+    optimizer: Optimizer = Choice(name="adamw")
+    """adamw or sgd."""
+    weight_decay: NonNegative = 0.01
+    """Decoupled for adamw, L2 for sgd; biases and normalisation layers are spared."""
+    schedule: Schedule = Choice(name="cosine")
+    """cosine (to zero) or constant."""
+    warmup: Share = 0.05
+    """Share of all steps in which the learning rate rises linearly."""
+    clip: Positive | None = 1.0
+    """Largest norm of the gradient; null: no clipping."""
+    dropout: Share = 0.0
+    """Dropout before every head."""
+    label_smoothing: Share = 0.0
+    """Share of each label's probability that is spread over all classes."""
+    augment: Augment = Augment()
+    """Random changes to the training images."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto is bf16 autocast on a GPU that has it, else fp32."""
+
+
+class TrialSpec(Record):
+    study: Name
+    """The study's name: its Optuna study, MLflow experiment and results folder."""
+    seed: Whole = 0
+    """Fixes the data's splits, the initial weights, the order of rows and the search."""
+    data: DataSpec
+    """The rows that are learned from."""
+    tasks: dict[Name, TaskSpec]
+    """What is predicted, by the names that the data gives to its targets."""
+    branches: dict[Name, BranchSpec]
+    """The networks that may be merged."""
+    merge: Merge = Merge()
+    """Which branches are merged, tapped where, and how."""
+    unfreeze: Unfreeze = Unfreeze()
+    """How much of the branches is trained."""
+    losses: Losses = Losses()
+    """How the tasks' losses are weighed."""
+    train: Train = Train()
+    """How the merged network is trained."""
+    solo: Train = Train()
+    """How a branch is trained alone; left out: like `train`, at its highest number of epochs."""
+
+
+class Search(Record):
+    trials: Count = 24
+    """Finished trials (complete and pruned) that the study shall hold in all."""
+    maximize: str | None = None
+    """The validation metric to maximise, such as mean_accuracy or left_macro_f1."""
+    minimize: str | None = None
+    """The validation metric to minimise, such as loss or age_mae."""
+    sampler: Sampler = Choice(name="tpe")
+    """tpe, random, gp, grid or nsga2."""
+    pruner: Pruner = Choice(name="none")
+    """none, median, hyperband or asha."""

@@ -1,0 +1,299 @@
+"""The Optuna study: the only file that imports optuna.
+
+A study is opened by its URL, asked for trials and told their results; all of its state is in
+Optuna's storage, so that any number of workers can do so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from .errors import InputError
+from .spec import Choice, Count, Search, Whole
+from .tracker import masked
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def tpe(seed: int, *, startup: Whole = 10) -> optuna.samplers.BaseSampler:
+    """The tree-structured Parzen estimator (Watanabe 2023), after `startup` random trials."""
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+
+
+def random(seed: int) -> optuna.samplers.BaseSampler:
+    """Every trial by chance."""
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def gp(seed: int, *, startup: Whole = 10) -> optuna.samplers.BaseSampler:
+    """A Gaussian process; parameters that only some trials have are left to tpe."""
+    return optuna.samplers.GPSampler(
+        seed=seed,
+        n_startup_trials=startup,
+        independent_sampler=tpe(seed, startup=startup),
+        warn_independent_sampling=False,
+    )
+
+
+class Grid(optuna.samplers.BruteForceSampler):
+    """Every combination once; ranges need a step."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed=seed)
+        self.exhausted = False
+
+    def after_trial(self, *args: Any) -> None:
+        try:
+            super().after_trial(*args)
+        except RuntimeError:  # study.stop(), which ask and tell have no loop for
+            self.exhausted = True
+
+
+def nsga2(seed: int, *, population: Count = 20) -> optuna.samplers.BaseSampler:
+    """The genetic algorithm NSGA-II (Deb et al. 2002)."""
+    return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
+
+
+def never(epochs: int) -> optuna.pruners.BasePruner:
+    """Every trial is trained to its end."""
+    return optuna.pruners.NopPruner()
+
+
+def median(epochs: int, *, startup: Whole = 5, warmup: Whole = 1) -> optuna.pruners.BasePruner:
+    """Stops a trial that is below the median of those before it, after `warmup` epochs."""
+    return optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup)
+
+
+def hyperband(epochs: int, *, first: Count = 1, factor: Count = 3) -> optuna.pruners.BasePruner:
+    """Hyperband (Li et al. 2018): `first` is the fewest epochs that a trial gets."""
+    return optuna.pruners.HyperbandPruner(
+        min_resource=first, max_resource=epochs, reduction_factor=factor
+    )
+
+
+def asha(epochs: int, *, first: Count = 1, factor: Count = 3) -> optuna.pruners.BasePruner:
+    """Successive halving without waiting (Li et al. 2020)."""
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=factor)
+
+
+SAMPLERS = {"tpe": tpe, "random": random, "gp": gp, "grid": Grid, "nsga2": nsga2}
+PRUNERS = {"none": never, "median": median, "hyperband": hyperband, "asha": asha}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial as the study remembers it."""
+
+    number: int
+    state: Literal["complete", "pruned", "failed", "running", "waiting"]
+    value: float | None
+    attributes: dict[str, Any]
+    """What the worker noted: spec, name, run, metrics, parameters, reason, duplicate_of, …"""
+    epochs: dict[int, float]
+    seconds: float
+
+
+class Study:
+    """One Optuna study with a fixed space.
+
+    `about` is remembered with a new study (the space's leaves, the epochs); see `changes`.
+    """
+
+    def __init__(self, study: optuna.Study, search: Search, seed: int, epochs: int) -> None:
+        self._study, self._search, self._seed, self._epochs = study, search, seed, epochs
+        self.target = search.maximize or search.minimize or "loss"
+        self.direction = "maximize" if search.maximize else "minimize"
+        self._asked: dict[int, optuna.Trial] = {}
+        self.exhausted = False
+
+    @property
+    def name(self) -> str:
+        return self._study.study_name
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What was noted with the study."""
+        return self._study.user_attrs
+
+    def note(self, key: str, value: Any) -> None:
+        """Remember a JSON value with the study."""
+        self._study.set_user_attr(key, value)
+
+    def ask(self) -> optuna.Trial:
+        """Begin a trial. Its sampler depends on the seed and the trial's number alone."""
+        number = len(self._study.get_trials(deepcopy=False))
+        content = f"{self._seed} {number}".encode()
+        seed = int.from_bytes(hashlib.sha256(content).digest()[:4], "big")
+        self._study.sampler = _make(SAMPLERS, self._search.sampler, seed)
+        self._study.pruner = _make(PRUNERS, self._search.pruner, self._epochs)
+        trial = self._study.ask()
+        trial.set_user_attr("worker", [socket.gethostname(), os.getpid()])
+        self._asked[trial.number] = trial
+        return trial
+
+    def remember(self, number: int, **attributes: Any) -> None:
+        """Note JSON values with a trial that was asked for."""
+        for name, value in attributes.items():
+            self._asked[number].set_user_attr(name, value)
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        """Tell the target's value after an epoch; whether the trial had better be stopped."""
+        self._asked[number].report(value, epoch)
+        return self._asked[number].should_prune()
+
+    def tell(self, number: int, state: str, value: float | None = None) -> None:
+        """End a trial as complete (with its value), pruned or failed."""
+        ends = {
+            "complete": TrialState.COMPLETE,
+            "pruned": TrialState.PRUNED,
+            "failed": TrialState.FAIL,
+        }
+        trial = self._asked.pop(number)
+        self._study.tell(trial, value if state == "complete" else None, ends[state])
+        self.exhausted = getattr(self._study.sampler, "exhausted", False)
+
+    def known(self, identity: str) -> Row | None:
+        """The finished trial with this identity that was trained, if there is one."""
+        for row in self.rows():
+            same = row.attributes.get("identity") == identity
+            if (
+                same
+                and row.state in ("complete", "pruned")
+                and "duplicate_of" not in row.attributes
+            ):
+                return row
+        return None
+
+    def rows(self) -> list[Row]:
+        """All trials by number."""
+        return [_row(frozen) for frozen in self._study.get_trials(deepcopy=False)]
+
+    def finished(self) -> int:
+        """How many trials are complete or pruned."""
+        return len(self._study.get_trials(deepcopy=False, states=FINISHED))
+
+    def best(self) -> Row | None:
+        """The complete trial with the best value; the first one among equals."""
+        complete = [row for row in self.rows() if row.state == "complete"]
+        sign = -1 if self.direction == "maximize" else 1
+        return min(complete, key=lambda row: (sign * (row.value or 0.0), row.number), default=None)
+
+    def improves(self, value: float) -> bool:
+        """Whether a trial of this value would be the best one."""
+        best = self.best()
+        if best is None or best.value is None:
+            return True
+        return value > best.value if self.direction == "maximize" else value < best.value
+
+    def importances(self) -> dict[str, float]:
+        """Each parameter's share of the value's variance (fANOVA, Hutter et al. 2014), or nothing."""
+        with _quiet():
+            try:
+                return dict(optuna.importance.get_param_importances(self._study))
+            except (ValueError, RuntimeError):
+                return {}
+
+    def reap(self) -> list[int]:
+        """Fail the trials of workers on this host that are no longer alive; their numbers."""
+        dead = []
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            host, process = frozen.user_attrs.get("worker", ["", 0])
+            if host == socket.gethostname() and not _alive(process):
+                trial = optuna.Trial(self._study, frozen._trial_id)
+                trial.set_user_attr("interrupted", True)
+                trial.set_user_attr("reason", "its worker was killed")
+                self._study.tell(frozen.number, state=TrialState.FAIL)
+                dead.append(frozen.number)
+        return dead
+
+
+def storage_url(results: Path, study: str) -> str:
+    """Where a study is stored by default: Optuna's journal beside its report."""
+    return f"journal://{results / study / 'study.journal'}"
+
+
+def attributes(url: str, name: str) -> dict[str, Any]:
+    """What was noted with the study of this name, empty if there is none; nothing is created."""
+    if url.startswith("journal://") and not Path(url.removeprefix("journal://")).exists():
+        return {}
+    with _quiet():
+        try:
+            return optuna.load_study(storage=_storage(url), study_name=name).user_attrs
+        except KeyError:
+            return {}
+
+
+def open_study(url: str, name: str, search: Search, seed: int, epochs: int) -> Study:
+    """Open the study of this name, or create it. `epochs` is the longest a trial is trained.
+
+    Raises:
+        InputError: the storage can't be opened, or holds the study with another direction.
+    """
+    direction = "maximize" if search.maximize else "minimize"
+    with _quiet():
+        study = optuna.create_study(
+            storage=_storage(url), study_name=name, direction=direction, load_if_exists=True
+        )
+    return Study(study, search, seed, epochs)
+
+
+def _storage(url: str) -> optuna.storages.BaseStorage:
+    try:
+        if url.startswith("journal://"):
+            file = Path(url.removeprefix("journal://"))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(str(file)))
+        return RDBStorage(url)
+    except Exception as error:  # whatever a database driver raises
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"--storage: {masked(url)} can't be opened: {reason}") from None
+
+
+def _make(registry: dict[str, Any], choice: Choice, first: int) -> Any:
+    with _quiet():
+        return registry[choice.name](first, **choice.options)
+
+
+def _row(frozen: FrozenTrial) -> Row:
+    states: dict[TrialState, Any] = {TrialState.FAIL: "failed"}
+    seconds = frozen.duration.total_seconds() if frozen.duration else 0.0
+    return Row(
+        frozen.number,
+        states.get(frozen.state, frozen.state.name.lower()),
+        frozen.value if frozen.state == TrialState.COMPLETE else None,
+        frozen.user_attrs,
+        frozen.intermediate_values,
+        seconds,
+    )
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's log lines and warnings about experimental classes."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield

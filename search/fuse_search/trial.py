@@ -1,0 +1,279 @@
+"""One spec in, one result out.
+
+A trial knows no study and no tracker: it yields after every epoch, and whoever runs it may stop
+asking. Trainings that others build on (a branch alone) are kept by their content and done once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import confusion_matrix
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .data import Data, load
+from .errors import InputError
+from .nets.merged import Merged, build, build_ensemble
+from .nets.topology import Ensemble, fit_weights
+from .nets.weights import load_state, save_state
+from .spec import Choice, Losses, Merge, TrialSpec, Unfreeze
+from .suggest import written
+from .train.loop import Epoch, classes_of, fit, measure, predict
+
+Watch = Callable[[TrialSpec, Epoch], None]
+
+
+@dataclass
+class Shared:
+    """What all trials of one worker share: the rows, the device, and branches trained alone."""
+
+    data: Data
+    device: torch.device
+    solos: Path
+    """Folder of the trainings that are done once; its files are named by their content."""
+    watch: Watch = lambda spec, epoch: None
+    """Told after every epoch of a training that is done once."""
+
+
+def open_shared(spec: TrialSpec, device: str | None, solos: Path) -> Shared:
+    """Load the rows, hold them on the device when they fit, and check the tasks against them.
+
+    `device` is a torch device string; None means CUDA when there is one.
+
+    Raises:
+        InputError: the rows can't be loaded, or a task doesn't fit them.
+    """
+    chosen = _device(device)
+    data = _fitted(load(spec.data, spec.seed), spec)
+    if chosen.type != "cuda" or data.nbytes < torch.cuda.mem_get_info(chosen)[0] / 2:
+        data = data.to(chosen)
+    return Shared(data, chosen, solos)
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: can't be used here: {reason}") from None
+    return device
+
+
+def _fitted(data: Data, spec: TrialSpec) -> Data:
+    """The data with its targets as the tasks want them."""
+    targets = {}
+    for name, task in spec.tasks.items():
+        if name not in data.targets:
+            there = ", ".join(data.targets)
+            raise InputError(f"tasks.{name}: the data has no such target; it has {there}")
+        target = data.targets[name]
+        if task.type == "regression":
+            target = target.as_number()
+        elif target.classes is None:
+            raise InputError(f"tasks.{name}.type: classification needs classes, found numbers")
+        elif task.classes not in (None, len(target.classes)):
+            found = len(target.classes)
+            raise InputError(
+                f"tasks.{name}.classes: must be {found}, as the data has, found {task.classes}"
+            )
+        targets[name] = target
+    return Data(data.inputs, targets, data.splits, data.digest)
+
+
+class Trial:
+    """A spec made real: its network, its cost, and its training.
+
+    Raises (when made):
+        InputError: something that the spec names isn't there or doesn't fit the data.
+        TrialError: the parts of this trial don't fit each other.
+    """
+
+    def __init__(self, spec: TrialSpec, shared: Shared) -> None:
+        self.spec, self.shared = spec, shared
+        self.joins_outputs = spec.merge.topology.name == "ensemble"
+        network: nn.Module
+        if self.joins_outputs:
+            members = {n: trained(alone(spec, n), shared)[0].network for n in spec.merge.use}
+            network = build_ensemble(spec, members)
+        else:
+            solos = [n for n in spec.merge.use if spec.branches[n].weights.name == "solo"]
+            states = {name: solo_state(spec, name, shared) for name in solos}
+            network = build(spec, shared.data, states)
+            network.unfreeze(spec, spec.train.epochs - 1)
+        self.network = network.to(shared.device)
+        if shared.device.type == "cuda":
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @cached_property
+    def costs(self) -> dict[str, float]:
+        """Parameters in all and trained at the greatest depth, and FLOPs of one forward pass."""
+        parameters = list(self.network.parameters())
+        trained = 0 if self.joins_outputs else sum(p.numel() for p in parameters if p.requires_grad)
+        inputs = {
+            name: torch.zeros(2, *x.shape[1:], device=self.shared.device)
+            for name, x in self.shared.data.inputs.items()
+        }
+        self.network.eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self.network(inputs)
+        return {
+            "parameters/total": float(sum(p.numel() for p in parameters)),
+            "parameters/trainable": float(trained),
+            "flops": counter.get_total_flops() / 2,
+        }
+
+    def epochs(self) -> Iterator[Epoch]:
+        """Train and yield after every epoch; an ensemble has one, in which nothing is trained."""
+        if isinstance(self.network, Ensemble):
+            yield Epoch(0, self._joined(self.network), {}, 0.0)
+        elif isinstance(self.network, Merged):
+            yield from fit(self.network, self.spec, self.shared.data, self.shared.device)
+
+    def outputs(self) -> dict[str, Tensor]:
+        """The network's outputs on the validation rows, by task."""
+        rows = self.shared.data.splits["val"]
+        return predict(self.network, self.spec, self.shared.data, rows, self.shared.device)
+
+    def confusion(self) -> dict[str, np.ndarray]:
+        """Counts [true, predicted] on validation for each classification task."""
+        rows, found = self.shared.data.splits["val"], {}
+        for task, output in self.outputs().items():
+            target = self.shared.data.targets[task]
+            if target.classes is not None:
+                true, labels = target.values[rows].cpu(), range(len(target.classes))
+                found[task] = confusion_matrix(true, classes_of(output), labels=labels)
+        return found
+
+    def _joined(self, ensemble: Ensemble) -> dict[str, float]:
+        """Metrics of the ensemble; fitted weights are measured on the half they never saw."""
+        data, rows = self.shared.data, self.shared.data.splits["val"]
+        each = predict(_Members(ensemble), self.spec, data, rows, self.shared.device)
+        outputs = {}
+        for task, by_row in each.items():
+            stacked = by_row.transpose(0, 1)  # [members, rows, …]
+            outputs[task] = ensemble.join(task, stacked)
+            if ensemble.fitted:
+                outputs[task] = self._cross_fitted(ensemble, task, stacked)
+        measured = measure(self.spec, data, rows, outputs)
+        return {f"val/{name}": value for name, value in measured.items()}
+
+    def _cross_fitted(self, ensemble: Ensemble, task: str, stacked: Tensor) -> Tensor:
+        """Outputs by weights of the other half of validation; the ensemble keeps those of all."""
+        target = self.shared.data.targets[task].values[self.shared.data.splits["val"]].cpu()
+        classes = ensemble.classification[task]
+        joined = ensemble.join(task, stacked)
+        for half in (0, 1):
+            fit_to, use_on = slice(half, None, 2), slice(1 - half, None, 2)
+            weights = fit_weights(stacked[:, fit_to], target[fit_to], classes)
+            joined[use_on] = ensemble.join(task, stacked[:, use_on], weights)
+        whole = fit_weights(stacked, target, classes)
+        getattr(ensemble, f"weights_{task}").copy_(whole)
+        return joined
+
+
+class _Members(nn.Module):
+    """Every member's output with the rows in front, so that batches can be put together."""
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        super().__init__()
+        self.ensemble = ensemble
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {task: each.transpose(0, 1) for task, each in self.ensemble.each(inputs).items()}
+
+
+def alone(spec: TrialSpec, name: str) -> TrialSpec:
+    """One branch alone on all tasks, from its weights, wholly trained, with `solo`'s settings."""
+    return spec.model_copy(
+        update={
+            "branches": {name: spec.branches[name]},
+            "merge": Merge(
+                use=(name,),
+                topology=Choice(
+                    name="parallel",
+                    options={"fusion": Choice(name="concat", options={"width": None})},
+                ),
+            ),
+            "unfreeze": Unfreeze(),
+            "losses": Losses(),
+            "train": spec.solo,
+        }
+    )
+
+
+def pretraining(spec: TrialSpec, name: str) -> TrialSpec:
+    """What `weights: solo` trains: the branch alone, from its start, on the tasks that it names."""
+    branch = spec.branches[name]
+    options = branch.weights.options
+    wanted = options.get("tasks") or tuple(spec.tasks)
+    start = Choice(name=options.get("start", "none"))
+    from_start = alone(spec, name).model_copy(
+        update={"tasks": {task: spec.tasks[task] for task in wanted}}
+    )
+    update = {"branches": {name: branch.model_copy(update={"weights": start})}}
+    return from_start.model_copy(update=update)
+
+
+def solo_state(spec: TrialSpec, name: str, shared: Shared) -> dict[str, Tensor]:
+    """The state of a branch that was trained alone, which is done now if it never was."""
+    solo, _ = trained(pretraining(spec, name), shared)
+    assert isinstance(solo.network, Merged)
+    return solo.network.branches[name].state_dict()
+
+
+def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
+    """This spec's trial with its network trained, now or once before, and all its epochs."""
+    file = shared.solos / f"{digest(spec, shared)}.safetensors"
+    trial = Trial(spec, shared)
+    if not file.exists():
+        history = []
+        for epoch in trial.epochs():
+            shared.watch(spec, epoch)
+            history.append(epoch)
+        about = json.dumps([asdict(epoch) for epoch in history])
+        save_state(file, trial.network.state_dict(), {"epochs": about})
+        return trial, history
+    state, metadata = load_state(file)
+    trial.network.load_state_dict(state)
+    return trial, [Epoch(**epoch) for epoch in json.loads(metadata["epochs"])]
+
+
+def digest(spec: TrialSpec, shared: Shared) -> str:
+    """A name for the content of a training: equal for equal specs on equal rows and machinery."""
+    content = [identity(spec), shared.data.digest, shared.device.type, torch.__version__]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
+
+
+def identity(spec: TrialSpec, stages: dict[str, int] | None = None) -> dict[str, Any]:
+    """What of a spec makes a difference to its result.
+
+    With `stages`, how many each branch has, depths beyond them count as all of them.
+    """
+    found = written(spec)
+    del found["study"]
+    use = spec.merge.use
+    found["branches"] = {name: found["branches"][name] for name in use}
+    needs_solo = any(spec.branches[name].weights.name == "solo" for name in use)
+    if not needs_solo and spec.merge.topology.name != "ensemble":
+        del found["solo"]
+    if stages:
+        tap, depth = spec.merge.tap, spec.unfreeze.depth
+        taps = {name: tap[name] if isinstance(tap, dict) else tap for name in use}
+        used = {name: stages[name] + 1 + taps[name] for name in use}
+        depths = {name: depth[name] if isinstance(depth, dict) else depth for name in use}
+        found["merge"]["tap"] = taps
+        found["unfreeze"]["depth"] = {
+            name: used[name] if d == "all" else min(int(d), used[name])
+            for name, d in depths.items()
+        }
+    return found

@@ -1,0 +1,251 @@
+"""The loop of a worker: ask, run the trial, log, tell."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import traceback
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import TrialError
+from .figures import confusion, curves
+from .nets.weights import save_state
+from .preflight import Preflight
+from .progress import Progress
+from .space import Space
+from .spec import Choice, Losses, Merge, TrialSpec, Unfreeze
+from .study import Row, Study
+from .suggest import Corner, parameters, suggest, to_yaml, written
+from .tracker import Run
+from .train.loop import Epoch
+from .trial import Trial, alone, identity, trained
+
+FAILURES_IN_A_ROW = 5
+
+
+class TooManyFailures(Exception):
+    """The last trials all failed; the text is a diagnosis."""
+
+
+@dataclass
+class Worker:
+    """Runs the trials of one study, one after the other."""
+
+    space: Space
+    ready: Preflight
+    study: Study
+    parent: Run
+    folder: Path
+    """Where the study's checkpoints go."""
+    progress: Progress
+    reasons: list[str] = field(default_factory=list)
+    """Why the last trials failed, since one didn't."""
+
+    def __post_init__(self) -> None:
+        self.target = f"val/{self.study.target}"
+        self.ready.shared.watch = self._watch
+
+    def baselines(self) -> None:
+        """Train each branch alone and evaluate the plain ensembles, once in a study."""
+        done = {found["name"]: found for found in self.study.attributes.get("baselines", [])}
+        for name, spec in baselines(self.space):
+            if name in done:
+                continue
+            run = self.parent.child(name, parameters(self.space, spec), kind="baseline")
+            joins = spec.merge.topology.name == "ensemble"
+            trial, history = (
+                _evaluated(spec, self.ready) if joins else trained(spec, self.ready.shared)
+            )
+            for epoch in history:
+                run.log(epoch.metrics, epoch.number)
+            metrics = self._finish(run, trial, history)
+            run.end("FINISHED")
+            self.progress.say(f"baseline {name:<45} {metrics[self.target]:>18.4f}")
+            done[name] = {
+                "name": name,
+                "kind": "ensemble" if joins else "alone",
+                "branches": list(spec.merge.use),
+                "metrics": metrics,
+                "seconds": sum(epoch.seconds for epoch in history),
+                "run": run.run_id,
+            }
+            self.study.note("baselines", list(done.values()))
+
+    def work(self, total: int) -> None:
+        """Run trials until the study holds `total` finished ones in all.
+
+        Raises:
+            TooManyFailures: the last trials all failed, and more would only burn the budget.
+        """
+        best = self.study.best()
+        self.progress.begin(self.study.finished(), total, best.value if best else None)
+        while self.study.finished() < total and not self.study.exhausted:
+            if len(self.reasons) >= FAILURES_IN_A_ROW:
+                listed = "\n".join(f"  {reason}" for reason in dict.fromkeys(self.reasons))
+                raise TooManyFailures(f"the last {len(self.reasons)} trials failed:\n{listed}")
+            self.one()
+
+    def one(self) -> None:
+        """One trial, from asking to telling."""
+        asked = self.study.ask()
+        number, spec = asked.number, suggest(self.space, asked)
+        name = f"{number} {describe(spec)}"
+        content = json.dumps(identity(spec, self.ready.stages))
+        same = hashlib.sha256(content.encode()).hexdigest()[:24]
+        known = self.study.known(same)
+        params = parameters(self.space, spec)
+        self.study.remember(number, name=name, spec=written(spec), params=params, identity=same)
+        run = self.parent.child(name, params, {"trial": str(number)})
+        self.study.remember(number, run=run.run_id)
+        run.text("spec.yaml", to_yaml(spec))
+        try:
+            how, value = (
+                self._repeat(number, known, run) if known else self._train(number, spec, run)
+            )
+        except (KeyboardInterrupt, SystemExit):
+            self.study.remember(number, reason="interrupted", interrupted=True)
+            self.study.tell(number, "failed")
+            run.end("KILLED")
+            raise
+        except Exception as error:
+            how, value = "failed", None
+            self._failed(number, run, error)
+        else:
+            self.reasons.clear()
+            self.study.tell(number, how, value)
+            run.describe({}, {"state": how})
+            run.end("FINISHED")
+        best = self.study.best()
+        self._keep_only(best)
+        note = f"= {known.number}" if known else how
+        self.progress.end(name, note, value, best.value if best else None, counts=how != "failed")
+
+    def _train(self, number: int, spec: TrialSpec, run: Run) -> tuple[str, float | None]:
+        """Train and log; gives how the trial ended and its value."""
+        trial, history, how = Trial(spec, self.ready.shared), [], "complete"
+        run.log(trial.costs)
+        for epoch in trial.epochs():
+            history.append(epoch)
+            run.log(epoch.metrics, epoch.number)
+            value = epoch.metrics[self.target]
+            self.progress.epoch(
+                f"{number} {describe(spec)}", epoch.number, spec.train.epochs, value
+            )
+            last = epoch.number == spec.train.epochs - 1 or trial.joins_outputs
+            if (
+                not trial.joins_outputs
+                and self.study.report(number, epoch.number, value)
+                and not last
+            ):
+                how = "pruned"
+                break
+        self.study.remember(number, metrics=self._finish(run, trial, history))
+        if how == "complete" and self.study.improves(value):
+            save_state(
+                self._checkpoint(number), trial.network.state_dict(), {"spec": to_yaml(spec)}
+            )
+        return how, value
+
+    def _repeat(self, number: int, known: Row, run: Run) -> tuple[str, float | None]:
+        """Take the result of the trial that was the same, without training it again."""
+        metrics = known.attributes["metrics"]
+        self.study.remember(number, duplicate_of=known.number, metrics=metrics)
+        for epoch, value in known.epochs.items():
+            self.study.report(number, epoch, value)
+        run.log(metrics, max(known.epochs, default=0))
+        run.describe({}, {"duplicate_of": str(known.number)})
+        return known.state, metrics[self.target]
+
+    def _finish(self, run: Run, trial: Trial, history: list[Epoch]) -> dict[str, float]:
+        """Log what belongs to a whole training, and give its last metrics and its costs."""
+        run.figure("curves.png", curves(history, self.study.target))
+        for task, counts in trial.confusion().items():
+            classes = self.ready.shared.data.targets[task].classes or ()
+            run.figure(f"confusion/{task}.png", confusion(counts, classes, task))
+        run.text("environment.json", json.dumps(environment(self.ready.shared.device), indent=2))
+        run.log(trial.costs)
+        return history[-1].metrics | trial.costs
+
+    def _failed(self, number: int, run: Run, error: Exception) -> None:
+        """End a trial at its own fault; the study goes on."""
+        text = str(error) or type(error).__name__
+        known = isinstance(error, TrialError)
+        reason = (
+            text.splitlines()[0] if known else f"{type(error).__name__}: {text.splitlines()[0]}"
+        )
+        if not known:
+            run.text("traceback.txt", "".join(traceback.format_exception(error)))
+        self.study.remember(number, reason=reason)
+        self.study.tell(number, "failed")
+        run.describe({}, {"state": "failed", "reason": reason})
+        run.end("FAILED")
+        self.reasons.append(reason)
+        self.progress.say(f"trial {number} failed: {reason}")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _checkpoint(self, number: int) -> Path:
+        return self.folder / f"{number}.safetensors"
+
+    def _keep_only(self, best: Row | None) -> None:
+        for file in self.folder.glob("*.safetensors"):
+            if best is None or file.stem != str(best.number):
+                file.unlink(missing_ok=True)
+
+    def _watch(self, spec: TrialSpec, epoch: Epoch) -> None:
+        value = epoch.metrics.get(self.target)
+        alone = f"{spec.merge.use[0]} alone on {'+'.join(spec.tasks)}"
+        self.progress.epoch(alone, epoch.number, spec.train.epochs, value)
+
+
+def _evaluated(spec: TrialSpec, ready: Preflight) -> tuple[Trial, list[Epoch]]:
+    trial = Trial(spec, ready.shared)
+    return trial, list(trial.epochs())
+
+
+def baselines(space: Space) -> list[tuple[str, TrialSpec]]:
+    """What the merged networks must beat: each branch alone, and the plain ensembles of all."""
+    some = suggest(space, Corner(high=False))
+    names = tuple(some.branches)
+    found = [(f"{name} alone", alone(some, name)) for name in names]
+    plain = {"unfreeze": Unfreeze(), "losses": Losses(), "train": some.solo}
+    for how in ("average", "fitted") if len(names) > 1 else ():
+        topology = Choice(name="ensemble", options={"weights": how})
+        merge = Merge(use=names, topology=topology)
+        found.append((f"ensemble {how}", some.model_copy(update={**plain, "merge": merge})))
+    return found
+
+
+def describe(spec: TrialSpec) -> str:
+    """A trial's readable name, such as `gated(resnet18+conv5x5) d2`."""
+    topology, use = spec.merge.topology, spec.merge.use
+    depth = spec.unfreeze.depth
+    depths = [str(depth[name]) for name in use] if isinstance(depth, dict) else [str(depth)]
+    if topology.name == "ensemble":
+        return f"{topology.options['weights']} ensemble({'+'.join(use)})"
+    if topology.name == "cascade":
+        first = [name for name in topology.options["order"] if name in use]
+        chain = "→".join([*first, *(name for name in use if name not in first)])
+        return f"cascade({chain}) d{','.join(depths)}"
+    return f"{topology.options['fusion'].name}({'+'.join(use)}) d{','.join(depths)}"
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a run was made with."""
+    packages = ("fuse-search", "torch", "torchvision", "optuna", "mlflow", "numpy")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in packages},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }

@@ -1,0 +1,267 @@
+"""What the tracker writes is what MLflow's own client reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fuse_search.errors import InputError
+from fuse_search.tracker import Tracker, masked, serve_ui
+
+
+class TwoHeads(nn.Module):
+    """[B, 1, 4, 4] -> left [B, 3] and right [B, 2], with what usually breaks an export."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten()
+        )
+        self.heads = nn.ModuleDict({"left": nn.Linear(64, 3), "right": nn.Linear(64, 2)})
+
+    def forward(self, x):
+        feats = self.trunk(x)
+        return {task: head(feats) for task, head in self.heads.items()}
+
+
+class Branching(nn.Module):
+    """Decides by its input's values, which no exported program can."""
+
+    def forward(self, x):
+        return {"left": x.flatten(1) if x.sum() > 0 else -x.flatten(1)}
+
+
+class FixedBatch(TwoHeads):
+    """Exports without complaint, for the example's batch size only."""
+
+    def forward(self, x):
+        return super().forward(x.reshape(2, 1, 4, 4))
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory):
+    return Tracker(None, tmp_path_factory.mktemp("tracker") / "results")
+
+
+def load_and_predict(tracker: Tracker, uri: str, batches: list[torch.Tensor]) -> list:
+    """Predictions of a new process that knows only MLflow and torch, and may not unpickle."""
+    code = """
+import json, sys, mlflow, torch
+network = mlflow.pytorch.load_model(sys.argv[1])
+batches = [torch.tensor(b) for b in json.load(sys.stdin)]
+with torch.no_grad():
+    print(json.dumps([{k: v.tolist() for k, v in network(b).items()} for b in batches]))
+assert "fuse_search" not in sys.modules
+"""
+    env = {"MLFLOW_TRACKING_URI": tracker.uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, uri],
+        input=json.dumps([b.tolist() for b in batches]),
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_study_with_a_trial_is_read_back(tracker):
+    study = tracker.open_study("whole", {"seed": "7"}, {"direction": "maximize"})
+    params = {"merge.topology": "parallel", "unfreeze.depth": "2"}
+    trial = study.child("7 gated(a+b) d2", params, {"fuse_search.trial": "7"})
+    trial.log({"val/loss": 0.5, "val/mean_accuracy": 0.25}, step=1)
+    trial.log({"val/loss": float("nan"), "val/mean_accuracy": float("inf")}, step=2)
+    trial.log({"val/loss": 0.125}, step=3)
+    trial.end("FAILED")
+    study.end()
+
+    client = tracker.client
+    parent, child = client.get_run(study.run_id), client.get_run(trial.run_id)
+    assert client.get_experiment(parent.info.experiment_id).name == "whole"
+    assert (parent.info.run_name, parent.info.status) == ("whole", "FINISHED")
+    assert parent.data.params == {"seed": "7"}
+    assert parent.data.tags["fuse_search.kind"] == "study"
+    assert parent.data.tags["direction"] == "maximize"
+    assert (child.info.run_name, child.info.status) == ("7 gated(a+b) d2", "FAILED")
+    assert child.data.params == params
+    assert child.data.tags["mlflow.parentRunId"] == study.run_id
+    assert child.data.tags["fuse_search.kind"] == "trial"
+    assert child.data.tags["fuse_search.trial"] == "7"
+    history = client.get_metric_history(trial.run_id, "val/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 0.5), (3, 0.125)]
+    assert child.data.metrics == {"val/loss": 0.125, "val/mean_accuracy": 0.25}
+
+
+def test_opening_again_finds_the_same_study(tracker):
+    first = tracker.open_study("again", {"trials": "6"})
+    first.end()
+    second = Tracker(tracker.uri, Path("unused")).open_study(
+        "again", {"trials": "10", "late": "1"}, {"x": "2"}
+    )
+    assert second.run_id == first.run_id
+    run = tracker.client.get_run(first.run_id)
+    assert run.info.status == "RUNNING"
+    assert run.data.params == {"trials": "6", "late": "1"}
+    assert run.data.tags["x"] == "2"
+
+
+def test_a_deleted_experiment_comes_back(tracker):
+    first = tracker.open_study("deleted", {})
+    tracker.client.delete_experiment(first.experiment_id)
+    second = tracker.open_study("deleted", {})
+    assert (second.experiment_id, second.run_id) == (first.experiment_id, first.run_id)
+
+
+def test_more_parameters_than_one_request_may_carry(tracker):
+    params = {f"a.{i}": str(i) for i in range(150)}
+    run = tracker.open_study("wide", {}).child("0", params, kind="baseline")
+    stored = tracker.client.get_run(run.run_id).data
+    assert stored.params == params
+    assert stored.tags["fuse_search.kind"] == "baseline"
+
+
+def test_artifacts(tracker, tmp_path):
+    from matplotlib.figure import Figure
+
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "a.txt").write_text("a")
+    (tmp_path / "report.md").write_text("# answer\n")
+    run = tracker.open_study("artifacts", {})
+    run.text("spec.yaml", "seed: 0\n")
+    run.figure("figures/curves.png", Figure())
+    run.artifact(tmp_path / "plots")
+    run.artifact(tmp_path / "report.md")
+
+    home = Path(tracker.artifacts) / run.run_id / "artifacts"
+    assert (home / "spec.yaml").read_text() == "seed: 0\n"
+    assert (home / "report.md").read_text() == "# answer\n"
+    assert (home / "plots" / "a.txt").read_text() == "a"
+    assert (home / "figures" / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_model_predicts_in_a_new_process(tracker, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    network = TwoHeads()
+    run = tracker.open_study("models", {}).child("0 best", {"train.lr": "0.1"})
+    uri = run.model(network, torch.rand(2, 1, 4, 4))
+    assert network.training  # the caller's network stays as it was
+    assert not list(tmp_path.iterdir())
+
+    batches = [torch.rand(size, 1, 4, 4) for size in (1, 2, 7)]
+    network.eval()
+    for batch, predicted in zip(batches, load_and_predict(tracker, uri, batches), strict=True):
+        for task, expected in network(batch).items():
+            torch.testing.assert_close(torch.tensor(predicted[task]), expected)
+
+    stored = tracker.client.get_run(run.run_id)
+    assert stored.data.tags["fuse_search.model"] == "pt2"
+    assert uri == f"models:/{stored.outputs.model_outputs[0].model_id}"
+    model = tracker.client.get_logged_model(uri.removeprefix("models:/"))
+    assert str(model.status) == "READY"
+    assert model.source_run_id == run.run_id
+    assert model.params == {"train.lr": "0.1"}
+
+
+def test_a_models_signature(tracker):
+    from mlflow.models import Model
+
+    uri = tracker.open_study("signature", {}).model(TwoHeads(), torch.rand(2, 1, 4, 4))
+    path = tracker.client.get_logged_model(uri.split("/")[1]).artifact_location
+    signature = Model.load(path).signature.to_dict()
+    inputs, outputs = json.loads(signature["inputs"]), json.loads(signature["outputs"])
+    assert inputs == [
+        {"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 1, 4, 4]}}
+    ]
+    assert [(spec["name"], spec["tensor-spec"]["shape"]) for spec in outputs] == [
+        ("left", [-1, 3]),
+        ("right", [-1, 2]),
+    ]
+
+
+@pytest.mark.parametrize("network", [Branching(), FixedBatch()])
+def test_what_cannot_be_exported_is_pickled_and_says_so(tracker, network):
+    import mlflow
+
+    study = tracker.open_study("pickles", {})
+    run = study.child("0", {})
+    uri = run.model(network, torch.rand(2, 1, 4, 4))
+    assert tracker.client.get_run(run.run_id).data.tags["fuse_search.model"].startswith("pickle (")
+    path = tracker.client.get_logged_model(uri.split("/")[1]).artifact_location
+    x = torch.rand(2, 1, 4, 4)
+    loaded = mlflow.pytorch.load_model(path, weights_only=False)
+    assert torch.equal(loaded(x)["left"], network.eval()(x)["left"])
+
+
+def test_workers_that_start_at_once_share_one_study_and_write_nowhere_else(tmp_path):
+    code = """
+import sys, pathlib, fuse_search.tracker as t
+study = t.Tracker(None, pathlib.Path(sys.argv[1])).open_study("s", {})
+study.child(sys.argv[2], {}).text("spec.yaml", "seed: 0")
+print(study.run_id)
+"""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    env = {**os.environ, "HOME": str(elsewhere), "TMPDIR": str(elsewhere)}
+    command = [sys.executable, "-c", code, str(tmp_path / "results")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    workers = [
+        subprocess.Popen([*command, str(i)], cwd=elsewhere, env=env, **pipes) for i in range(3)
+    ]
+    printed, complaints = zip(*[worker.communicate() for worker in workers], strict=True)
+    assert [worker.returncode for worker in workers] == [0, 0, 0], complaints
+    assert len(set(printed)) == 1
+    assert not any("INFO" in text for text in complaints)
+    assert not list(elsewhere.iterdir())
+    assert sorted(p.name for p in (tmp_path / "results").iterdir()) == ["artifacts", "mlflow.db"]
+
+    client = Tracker(None, tmp_path / "results").client
+    experiment = client.get_experiment_by_name("s").experiment_id
+    children = client.search_runs([experiment], "tags.`fuse_search.kind` = 'trial'")
+    assert {run.info.run_name for run in children} == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://me:secret@127.0.0.1:9", "http://***@127.0.0.1:9"),
+        ("sqlite:////proc/none/mlflow.db", "/proc/none"),
+        ("nonsense://x", "unsupported URI 'nonsense://x'"),
+        ("./mlruns", "maintenance mode"),
+    ],
+)
+def test_a_store_that_does_not_open_is_an_input_error(tmp_path, uri, shown):
+    with pytest.raises(InputError) as fault:
+        Tracker(uri, tmp_path / "results")
+    assert shown in str(fault.value)
+    assert "secret" not in str(fault.value)
+    assert "\n" not in str(fault.value)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("postgresql://me:p@ss/w@db.org:5432/x", "postgresql://***@db.org:5432/x"),
+        ("at https://token@h.org/a, see log", "at https://***@h.org/a, see log"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("http://h.org:5000/x", "http://h.org:5000/x"),
+    ],
+)
+def test_masked(text, expected):
+    assert masked(text) == expected
+
+
+def test_the_page_needs_a_database_that_exists(tmp_path):
+    with pytest.raises(InputError, match=r"no MLflow store at .*mlflow\.db: run a study first"):
+        serve_ui(None, tmp_path)
+    with pytest.raises(InputError, match=r"http://\*\*\*@h\.org is no database"):
+        serve_ui("http://a:b@h.org", tmp_path)
+    assert not list(tmp_path.iterdir())
