@@ -109,7 +109,7 @@ def run(
     if study.finished() < total or not _logged_best(study):
         _work(checked, ready, study, total, folder, tracking_uri, console)
     write_report(study, folder)
-    print_answer(study, folder, console)
+    print_answer(study, console, folder)
     return FusionStudy(checked, study, ready.shared, folder)
 
 

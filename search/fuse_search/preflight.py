@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from .spec import Choice, Merge, TrialSpec
 from .suggest import Corner, suggest
 from .train.optim import make_optimizer
 from .trial import Shared, open_shared
+
+# What building from a wrong spec raises; torch says with the last two that shapes don't fit.
+FAULTS = (InputError, TrialError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -38,29 +42,36 @@ def preflight(space: Space, device: str | None, solos: Path) -> Preflight:
     """
     corners = dict(_corners(space))
     some = next(iter(corners.values()))
-    shared = _located(space, lambda: open_shared(some, device, solos))
+    try:
+        shared = open_shared(some, device, solos)
+    except InputError as error:
+        raise InputError(_located(space, ("data", "source"), error)) from None
     whole = some.model_copy(update={"merge": Merge(use=tuple(some.branches))})
-    full = {
-        name: _located(space, lambda name=name: build_branch(name, whole, shared.data))
-        for name in whole.branches
-    }
-    problems, parameters = [], {}
-    for name, spec in corners.items():
+    full, problems, parameters = {}, [], {}
+    for name in whole.branches:
+        try:
+            full[name] = build_branch(name, whole, shared.data)
+        except FAULTS as error:
+            problems.append(_located(space, ("branches", name), error))
+    for name, spec in corners.items() if not problems else ():
         try:
             parameters[name] = _try(spec, shared, full)
-        except (TrialError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            problems.append(f"{space.file}: the corner {name} can't be built: {reason}")
+        except FAULTS as error:
+            found = _located(space, ("merge", "topology"), error)
+            problems.append(f"{found} (in the corner {name})")
     if problems:
         raise InputError("\n".join(problems))
     return Preflight(shared, {name: len(b.stages) for name, b in full.items()}, parameters)
 
 
-def _located(space: Space, call: Any) -> Any:
-    try:
-        return call()
-    except (InputError, TrialError) as error:
-        raise InputError(f"{space.file}: {error}") from None
+def _located(space: Space, key: tuple[str, ...], error: Exception) -> str:
+    """The message with `file:line: key: ` before it, of the key that it names or else of `key`."""
+    text = str(error).partition("\n")[0]
+    if text.startswith("--"):  # it is about the command line
+        return text
+    if named := re.match(r"((?:tasks|branches)(?:\.[\w-]+)+): (.*)", text):
+        key, text = tuple(named[1].split(".")), named[2]
+    return f"{space.where(key)}: {'.'.join(key)}: {text}"
 
 
 def _corners(space: Space) -> Iterator[tuple[str, TrialSpec]]:

@@ -199,7 +199,7 @@ class Study:
         return value > best.value if self.direction == "maximize" else value < best.value
 
     def importances(self) -> dict[str, float]:
-        """Each parameter's share of the value's variance (fANOVA, Hutter et al. 2014), or nothing."""
+        """How much each parameter tells good trials from bad (PED-ANOVA, Watanabe et al. 2023)."""
         with _quiet():
             try:
                 return dict(optuna.importance.get_param_importances(self._study))
@@ -292,8 +292,8 @@ def _alive(process: int) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Optuna's log lines and warnings about experimental classes."""
+    """Without Optuna's log lines, and warnings about experimental classes and few trials."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore")
         yield

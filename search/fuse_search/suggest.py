@@ -14,8 +14,9 @@ import yaml
 from pydantic import BaseModel
 
 from .space import Categorical, Domain, FloatRange, IntRange, Simplex, Space, Subset
-from .space.read import label
+from .space.tree import label
 from .spec import Choice, Losses, TrialSpec, Unfreeze
+from .written import written
 
 # What says how a merged network is trained: an ensemble depends on none of it.
 TRAINING = ("unfreeze", "losses", "train")
@@ -139,18 +140,6 @@ def _simplex(simplex: Simplex, name: str, suggester: Suggester) -> dict[str, flo
     return weights | {tasks[-1]: simplex.low + spread * rest}
 
 
-def written(value: Any) -> Any:
-    """A spec, or a part of one, as it would stand in a space file, every default written out."""
-    if isinstance(value, Choice):
-        options = written(value.options)
-        return {value.name: options} if options else value.name
-    if isinstance(value, BaseModel):
-        return {name: written(getattr(value, name)) for name in type(value).model_fields}
-    if isinstance(value, dict):
-        return {name: written(inner) for name, inner in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
 def to_yaml(spec: TrialSpec, header: str = "") -> str:
     """The spec as YAML that `fuse-search train` reads again."""
     comment = "".join(f"# {line}\n" for line in header.splitlines())
@@ -170,7 +159,8 @@ def parameters(space: Space, spec: TrialSpec) -> dict[str, str]:
     keys += _searched(space.tree, "")
     has = dict(_flat(spec, ""))
     if spec.merge.topology.name == "ensemble":
-        has = {key: value for key, value in has.items() if key.split(".")[0] not in TRAINING}
+        unused = (*TRAINING, "merge.tap")
+        has = {key: value for key, value in has.items() if not key.startswith(unused)}
     return {key: has.get(key, "-") for key in dict.fromkeys(keys)}
 
 

@@ -34,7 +34,6 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 DATABASES = {"sqlite", "postgresql", "mysql", "mssql"}
@@ -47,8 +46,7 @@ class Tracker:
     Where the store is a database, artifacts go to `results/artifacts`; a tracking server
     knows itself where to put them.
 
-    Raises:
-        InputError: the store can't be opened.
+    Raises: InputError, where the store can't be opened.
     """
 
     def __init__(self, uri: str | None, results: Path) -> None:
@@ -168,25 +166,18 @@ class Run:
             network: maps a float tensor [B, ...] to {task: tensor [B, ...]}.
             example: a float tensor [B >= 2, ...] like the network's inputs.
 
-        Returns:
-            the model's URI, `models:/ID`.
+        Returns: the model's URI, `models:/ID`.
         """
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
         network, example = copy.deepcopy(network).cpu().eval(), example.cpu()
+        params = self.client.get_run(self.run_id).data.params
         model = self.client.create_logged_model(
-            self.experiment_id,
-            name="model",
-            source_run_id=self.run_id,
-            params=self.client.get_run(self.run_id).data.params,
+            self.experiment_id, name="model", source_run_id=self.run_id, params=params
         )
-        record = Model(
-            artifact_path=model.artifact_location,
-            model_uuid=model.model_id,
-            run_id=self.run_id,
-            model_id=model.model_id,
-        )
+        record = Model(run_id=self.run_id, model_uuid=model.model_id, model_id=model.model_id)
+        record.artifact_path = model.artifact_location
         with TemporaryDirectory() as folder:
             stored, form = _save(network, example, record, Path(folder))
             self.client.log_model_artifacts(model.model_id, str(stored))
@@ -214,8 +205,7 @@ def serve_ui(uri: str | None, results: Path, port: int = 5000, host: str = "127.
 
     The process is replaced, so that Ctrl-C and signals reach the server itself.
 
-    Raises:
-        InputError: there is no store yet, or `uri` is a tracking server with a page of its own.
+    Raises: InputError, where there is no store yet, or a tracking server with its own page.
     """
     uri, artifacts = store(uri, results)
     if artifacts is None:
@@ -250,7 +240,7 @@ def _open(uri: str, artifacts: str | None) -> MlflowClient:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as fault:
-        reason = masked(str(fault)).splitlines()[0]
+        reason = " ".join(masked(str(fault)).split())
         raise InputError(f"can't open the MLflow store {masked(uri)}: {reason}") from fault
     finally:
         retries.set(patience)
@@ -274,13 +264,9 @@ def _save(network: nn.Module, example: Tensor, record: Any, folder: Path) -> tup
     import mlflow.pytorch
     import torch
 
-    settings = {
-        "mlflow_model": record,
-        "signature": _signature(network, example),
-        "pip_requirements": [
-            f"{m.__name__}=={m.__version__.split('+')[0]}" for m in (mlflow, torch)
-        ],
-    }
+    signature = _signature(network, example)
+    pins = [f"{module.__name__}=={module.__version__.split('+')[0]}" for module in (mlflow, torch)]
+    settings = {"mlflow_model": record, "signature": signature, "pip_requirements": pins}
     try:
         path = folder / "pt2"
         mlflow.pytorch.save_model(

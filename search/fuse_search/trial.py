@@ -24,10 +24,10 @@ from .data import Data, load
 from .errors import InputError
 from .nets.merged import Merged, build, build_ensemble
 from .nets.topology import Ensemble, fit_weights
-from .nets.weights import load_state, save_state
+from .nets.weights import load_state, save_state, solo
 from .spec import Choice, Losses, Merge, TrialSpec, Unfreeze
-from .suggest import written
 from .train.loop import Epoch, classes_of, fit, measure, predict
+from .written import written
 
 Watch = Callable[[TrialSpec, Epoch], None]
 
@@ -101,7 +101,7 @@ class Trial:
     def __init__(self, spec: TrialSpec, shared: Shared) -> None:
         self.spec, self.shared = spec, shared
         self.joins_outputs = spec.merge.topology.name == "ensemble"
-        network: nn.Module
+        network: Merged | Ensemble
         if self.joins_outputs:
             members = {n: trained(alone(spec, n), shared)[0].network for n in spec.merge.use}
             network = build_ensemble(spec, members)
@@ -110,21 +110,21 @@ class Trial:
             states = {name: solo_state(spec, name, shared) for name in solos}
             network = build(spec, shared.data, states)
             network.unfreeze(spec, spec.train.epochs - 1)
-        self.network = network.to(shared.device)
-        if shared.device.type == "cuda":
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Convolutions and pooling are faster so, on a GPU and on a CPU.
+        self.network = network.to(shared.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @cached_property
     def costs(self) -> dict[str, float]:
         """Parameters in all and trained at the greatest depth, and FLOPs of one forward pass."""
         parameters = list(self.network.parameters())
         trained = 0 if self.joins_outputs else sum(p.numel() for p in parameters if p.requires_grad)
+        # with gradients, because attention's fast path hides its products from the counter
         inputs = {
-            name: torch.zeros(2, *x.shape[1:], device=self.shared.device)
+            name: torch.zeros(2, *x.shape[1:], device=self.shared.device, requires_grad=True)
             for name, x in self.shared.data.inputs.items()
         }
         self.network.eval()
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter:
             self.network(inputs)
         return {
             "parameters/total": float(sum(p.numel() for p in parameters)),
@@ -214,21 +214,19 @@ def alone(spec: TrialSpec, name: str) -> TrialSpec:
 def pretraining(spec: TrialSpec, name: str) -> TrialSpec:
     """What `weights: solo` trains: the branch alone, from its start, on the tasks that it names."""
     branch = spec.branches[name]
-    options = branch.weights.options
-    wanted = options.get("tasks") or tuple(spec.tasks)
-    start = Choice(name=options.get("start", "none"))
-    from_start = alone(spec, name).model_copy(
-        update={"tasks": {task: spec.tasks[task] for task in wanted}}
-    )
-    update = {"branches": {name: branch.model_copy(update={"weights": start})}}
-    return from_start.model_copy(update=update)
+    wanted = solo(**branch.weights.options)
+    update = {
+        "tasks": {task: spec.tasks[task] for task in wanted.tasks or spec.tasks},
+        "branches": {name: branch.model_copy(update={"weights": wanted.start})},
+    }
+    return alone(spec, name).model_copy(update=update)
 
 
 def solo_state(spec: TrialSpec, name: str, shared: Shared) -> dict[str, Tensor]:
     """The state of a branch that was trained alone, which is done now if it never was."""
-    solo, _ = trained(pretraining(spec, name), shared)
-    assert isinstance(solo.network, Merged)
-    return solo.network.branches[name].state_dict()
+    trial, _ = trained(pretraining(spec, name), shared)
+    assert isinstance(trial.network, Merged)
+    return trial.network.branches[name].state_dict()
 
 
 def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:

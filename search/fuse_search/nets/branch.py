@@ -45,7 +45,7 @@ class Branch(nn.Module):
 
     def __init__(self, chain: Chain, entry: Entry, *, input: str) -> None:
         super().__init__()
-        self.input = input
+        self.input, self.example_shape = input, entry.shape
         self.entry: nn.Module = entry
         self.stages = nn.ModuleList(chain.stages)
         self.pool = chain.pool
@@ -75,7 +75,7 @@ class Branch(nn.Module):
         """Drop the lowest `stages`, at most all but one, and return the shape that enters now."""
         stages = min(stages, len(self.stages) - 1)
         if not stages:
-            return self.entry.shape
+            return self.example_shape
         shape = self.shapes[stages - 1]
         self.entry, self.stages = nn.Identity(), self.stages[stages:]
         self.shapes = self.shapes[stages:]
@@ -109,40 +109,58 @@ class Pool(nn.Module):
         return x.mean(1) if x.ndim == 3 else x
 
 
-class Match(nn.Module):
-    """Makes one branch's tap fit where another branch takes it in.
+GRID = 8  # the side of the map that a vector is unfolded to
 
-    A map becomes a map of other channels by a 1×1 convolution and is resized; a vector is spread
-    over the positions; a map that must become a vector or tokens is pooled first.
-    Shapes are without the batch dimension.
+
+class Match(nn.Module):
+    """Makes one branch's tap fit where another branch takes it in; shapes are without the batch.
+
+    Into a vector goes the pooled tap. Otherwise the channels are matched by a 1×1 convolution and
+    the positions by linear interpolation; a vector is first unfolded to a map of 8×8 positions.
     """
 
     def __init__(self, source: tuple[int, ...], target: tuple[int, ...]) -> None:
         super().__init__()
-        self.target = target
-        self.last = len(target) == 3 and channels_last((1, *target))
-        size = target[:2] if self.last else target[1:]
-        self.size = tuple(size) if len(target) == 3 else None
-        self.source_last = len(source) == 3 and channels_last((1, *source))
-        self.from_map = len(source) == 3 and len(target) == 3
-        channels = target[0] if len(target) == 3 and not self.last else target[-1]
-        width = source[0] if len(source) == 3 and not self.source_last else source[-1]
-        self.project = (
-            nn.Conv2d(width, channels, 1) if self.from_map else nn.Linear(width, channels)
-        )
+        self.source, self.target = _Form(source), _Form(target)
+        width, channels = self.source.channels, self.target.channels
         self.pool = Pool()
+        if len(target) == 1:
+            self.project: nn.Module = nn.Linear(width, channels)
+        elif len(source) == 1:
+            unfold = nn.Unflatten(1, (channels, GRID * GRID))
+            self.project = nn.Sequential(nn.Linear(width, channels * GRID * GRID), unfold)
+        else:
+            self.project = nn.Conv1d(width, channels, 1)
+        self.side = self.source.size if len(source) == 3 else (GRID, GRID)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.from_map:
-            x = self.project(x.permute(0, 3, 1, 2) if self.source_last else x)
-            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
-        else:
-            x = self.project(self.pool(x))
-            if self.size:
-                x = x[:, :, None, None].expand(-1, -1, *self.size)
-            elif len(self.target) == 2:
-                x = x[:, None].expand(-1, self.target[0], -1)
-        return x.permute(0, 2, 3, 1) if self.last else x
+        if len(self.target.shape) == 1:
+            return self.project(self.pool(x))
+        x = self.project(self.source.flat(x))  # [B, channels, positions]
+        if len(self.target.shape) == 2:
+            return F.interpolate(x, self.target.shape[0], mode="linear").transpose(1, 2)
+        if len(self.source.shape) == 2:
+            x = F.interpolate(x, GRID * GRID, mode="linear")
+        x = F.interpolate(x.unflatten(2, self.side), self.target.size, mode="bilinear")
+        return x.permute(0, 2, 3, 1) if self.target.last else x
+
+
+class _Form:
+    """How a value without its batch dimension is laid out: a map, tokens [T, D] or a vector."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.last = len(shape) == 3 and channels_last((1, *shape))
+        self.channels = shape[0] if len(shape) == 3 and not self.last else shape[-1]
+        self.size = tuple(shape[:2] if self.last else shape[1:])
+
+    def flat(self, x: Tensor) -> Tensor:
+        """[B, C, H, W], [B, H, W, C] or [B, T, D] as [B, channels, positions]; vectors as is."""
+        if x.ndim == 3:
+            return x.transpose(1, 2)
+        if x.ndim == 4:
+            return (x.permute(0, 3, 1, 2) if self.last else x).flatten(2)
+        return x
 
 
 def vector_width(branch: Branch) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..spec import Choice, Count
+from ..spec import Choice, Count, Depth
 
 
 def at_once(depth: int, epoch: int) -> int:
@@ -19,7 +19,7 @@ UNFREEZINGS = {"at_once": at_once, "gradual": gradual}
 
 
 def depths_at(
-    schedule: Choice, depth: int | str | dict[str, int | str], stages: dict[str, int], epoch: int
+    schedule: Choice, depth: Depth | dict[str, Depth], stages: dict[str, int], epoch: int
 ) -> dict[str, int]:
     """How many stages of each branch are trained in this epoch, at most all it has.
 

@@ -27,7 +27,7 @@ class Concat(nn.Module):
 
 
 class Sum(nn.Module):
-    """The sum of the taps, each projected to `width`."""
+    """The sum of the taps, each projected to `width`, then ReLU."""
 
     def __init__(self, widths: list[int], *, width: Count = 128) -> None:
         super().__init__()

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from ..data import Data
 from ..errors import InputError, TrialError
-from ..spec import BranchSpec, TrialSpec
+from ..spec import BranchSpec, Choice, TrialSpec
 from .branch import Branch, Entry
 from .freeze import depths_at
 from .networks import NETWORKS, build_network
 from .stages import find_stages
 from .topology import TOPOLOGIES, Cascade, Ensemble, Parallel
-from .weights import load_weights, preprocessing
+from .weights import load_weights, preprocessing, solo
 
 State = Mapping[str, Tensor]
 
@@ -51,15 +51,16 @@ class Merged(nn.Module):
         super().__init__()
         self.topology = topology
         self.dropout = nn.Dropout(dropout)
-        self.heads = nn.ModuleDict(heads)
+        # lists, because a ModuleDict can't hold a task or a branch called `type` or `values`
+        self.tasks, self.heads = tuple(heads), nn.ModuleList(heads.values())
 
     @property
     def branches(self) -> dict[str, Branch]:
-        return dict(self.topology.branches.items())  # type: ignore[arg-type]
+        return dict(zip(self.topology.names, self.topology.branches, strict=True))
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         features = self.dropout(self.topology(inputs))
-        return {task: head(features) for task, head in self.heads.items()}
+        return {task: head(features) for task, head in zip(self.tasks, self.heads, strict=True)}
 
     def unfreeze(self, spec: TrialSpec, epoch: int) -> dict[str, int]:
         """Train as many stages of each branch as the spec says for this epoch, and return them."""
@@ -118,8 +119,7 @@ def build_branch(name: str, spec: TrialSpec, data: Data, state: State | None = N
     with seeded(spec.seed, name, branch.network):
         entry = _entry(branch, data)
         network, classifier = build_network(branch.network, entry.shape)
-        if branch.weights.name != "solo":
-            load_weights(network, branch.weights, network_name=branch.network.name)
+        load_weights(network, _start(branch), network_name=branch.network.name)
         example = torch.zeros(2, *entry.shape)
         chain = find_stages(network, example, classifier=classifier)
         depth = tap[name] if isinstance(tap, dict) else tap
@@ -137,12 +137,21 @@ def build_branch(name: str, spec: TrialSpec, data: Data, state: State | None = N
 def _entry(branch: BranchSpec, data: Data) -> Entry:
     """How this branch takes its input: torchvision's normalisation if it brings one, else ours."""
     shape = tuple(data.inputs[branch.input].shape[1:])
-    wanted = preprocessing(branch.network.name, branch.weights)
-    mean, std = wanted or data.statistics(branch.input)
-    if len(shape) == 3:
+    wanted = preprocessing(branch.network.name, _start(branch))
+    if len(shape) == 1:
+        vectors = data.inputs[branch.input][data.splits["train"]].cpu()
+        mean, std = vectors.mean(0), vectors.std(0, correction=0)
+        std[std == 0] = 1.0  # a constant feature can be divided by its deviation
+    else:
+        mean, std = map(torch.as_tensor, wanted or data.statistics(branch.input))
         side = (branch.size, branch.size) if branch.size else shape[1:]
         shape = (shape[0] if branch.network.name in NETWORKS else 3, *side)
-    return Entry(shape, torch.as_tensor(mean), torch.as_tensor(std))
+    return Entry(shape, mean, std)
+
+
+def _start(branch: BranchSpec) -> Choice:
+    """The weights that a branch starts from; where it was trained alone first, that training's."""
+    return solo(**branch.weights.options).start if branch.weights.name == "solo" else branch.weights
 
 
 def _head(features: int, task: str, spec: TrialSpec, data: Data) -> nn.Module:

@@ -7,12 +7,12 @@ whole networks, each trained alone.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import TrialError
 from ..spec import BranchNames, Choice, Fusion, Whole
 from .branch import Branch, Match, vector_width
 from .fusion import FUSIONS
@@ -23,14 +23,15 @@ class Parallel(nn.Module):
 
     def __init__(self, branches: dict[str, Branch], *, fusion: Fusion = "concat") -> None:  # type: ignore[assignment]
         super().__init__()
-        self.branches = nn.ModuleDict(branches)
+        self.names = tuple(branches)
+        self.branches: list[Branch] = nn.ModuleList(branches.values())  # type: ignore[assignment]
         choice = fusion if isinstance(fusion, Choice) else Choice(name=fusion)
         widths = [vector_width(branch) for branch in branches.values()]
         self.fusion = FUSIONS[choice.name](widths, **choice.options)
-        self.out_features: int = self.fusion.out_features
+        self.out_features: int = self.fusion.out_features  # type: ignore[assignment]
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        taps = [branch.vector(branch(inputs[branch.input])) for branch in self.branches.values()]
+        taps = [branch.vector(branch(inputs[branch.input])) for branch in self.branches]
         return self.fusion(taps)
 
 
@@ -42,23 +43,24 @@ class Cascade(nn.Module):
     ) -> None:
         super().__init__()
         named = [name for name in order if name in branches]
-        names = named + [name for name in branches if name not in named]
-        self.branches = nn.ModuleDict({name: branches[name] for name in names})
-        self.links = nn.ModuleDict()
-        for above, below in zip(names[1:], names, strict=False):
-            target = branches[above].enter_above(entry)
-            self.links[above] = Match(branches[below].shapes[-1], target)
-        self.out_features = vector_width(branches[names[-1]])
+        self.names = (*named, *(name for name in branches if name not in named))
+        chain = [branches[name] for name in self.names]
+        self.branches: list[Branch] = nn.ModuleList(chain)  # type: ignore[assignment]
+        fits = [
+            Match(below.shapes[-1], above.enter_above(entry)) for below, above in pairwise(chain)
+        ]
+        self.input, self.links = chain[0].input, nn.ModuleList([nn.Identity(), *fits])
+        self.out_features = vector_width(chain[-1])
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        value = None
-        for name, branch in self.branches.items():
-            value = branch(inputs[branch.input] if value is None else self.links[name](value))
+        value = inputs[self.input]
+        for link, branch in zip(self.links, self.branches, strict=True):
+            value = branch(link(value))
         return branch.vector(value)
 
 
 class Ensemble(nn.Module):
-    """Branches trained alone, their predictions averaged, evenly or by weights fitted on validation.
+    """Branches trained alone, their predictions averaged evenly or by weights fitted on validation.
 
     Classification averages probabilities and gives their logarithms, regression averages numbers.
     Members map inputs by name to outputs by task.
@@ -72,7 +74,7 @@ class Ensemble(nn.Module):
         weights: Literal["average", "fitted"] = "average",
     ) -> None:
         super().__init__()
-        self.members = nn.ModuleDict(members)
+        self.members = nn.ModuleList(members.values())
         self.classification = classification
         self.fitted = weights == "fitted"
         for task in classification:
@@ -85,40 +87,39 @@ class Ensemble(nn.Module):
 
     def each(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Every member's probabilities [M, B, classes] or numbers [M, B], by task."""
-        outputs = [member(inputs) for member in self.members.values()]
-        return {
-            task: torch.stack([o[task].softmax(-1) if classes else o[task] for o in outputs])
-            for task, classes in self.classification.items()
-        }
+        outputs = [member(inputs) for member in self.members]
+        stacked = {t: torch.stack([o[t] for o in outputs]).float() for t in self.classification}
+        return {t: s.softmax(-1) if self.classification[t] else s for t, s in stacked.items()}
 
     def join(self, task: str, stacked: Tensor, weights: Tensor | None = None) -> Tensor:
         """The weighted mean of `each`'s outputs for one task, as logarithms if probabilities."""
         weights = getattr(self, f"weights_{task}") if weights is None else weights
-        joined = torch.einsum("m,m...->...", weights.to(stacked), stacked)
+        # not a product of matrices, which autocast would round to bf16
+        joined = (weights.to(stacked).view(-1, *[1] * (stacked.ndim - 1)) * stacked).sum(0)
         return joined.clamp_min(1e-12).log() if self.classification[task] else joined
 
 
-def fit_weights(stacked: Tensor, target: Tensor, classification: bool, steps: int = 200) -> Tensor:
+def fit_weights(stacked: Tensor, target: Tensor, classification: bool, steps: int = 2000) -> Tensor:
     """Weights [M] on the simplex that minimise the log loss (or squared error) of the mean.
 
-    `stacked` is [M, N, classes] probabilities or [M, N] numbers, `target` [N]. Deterministic:
-    exponentiated gradient descent (Kivinen & Warmuth 1997) from even weights.
+    `stacked` is [M, N, classes] probabilities or [M, N] numbers, `target` [N]. Deterministic, from
+    even weights, and never worse by a step: expectation maximisation of a mixture's weights for
+    classes, exponentiated gradient descent (Kivinen & Warmuth 1997) for numbers.
     """
-    if stacked.shape[0] == 0:
-        raise TrialError("an ensemble needs members")
     stacked = stacked.double()
     log_weights = torch.zeros(len(stacked), dtype=torch.double, device=stacked.device)
-    scale = 1.0 if classification else float(target.double().var().clamp_min(1e-12))
-    for _ in range(steps):
-        weights = log_weights.softmax(0)
-        joined = torch.einsum("m,m...->...", weights, stacked)
-        if classification:
-            picked = torch.arange(len(target), device=target.device)
-            chance = joined[picked, target].clamp_min(1e-12)
-            gradient = -(stacked[:, picked, target] / chance).mean(1)
-        else:
-            gradient = 2 * ((joined - target) * stacked).mean(1) / scale
-        log_weights -= 0.5 * gradient
+    if classification:
+        chances = stacked[:, torch.arange(len(target), device=target.device), target]
+        chances = chances.clamp_min(1e-12)
+        for _ in range(steps):
+            weights = log_weights.softmax(0)
+            log_weights += (chances / (weights @ chances)).mean(1).log()
+    else:
+        errors = stacked - target
+        worst = errors.square().mean(1).max().clamp_min(1e-12)  # bounds the curvature
+        for _ in range(steps):
+            weights = log_weights.softmax(0)
+            log_weights -= ((weights @ errors) * errors).mean(1) / worst
     return log_weights.softmax(0).float()
 
 

@@ -58,7 +58,7 @@ class Entry:
 def entries(registry: str) -> dict[str, Entry]:
     """The entries of a registry by name."""
     file, variable = REGISTRIES[registry]
-    tree = ast.parse((Path(spec.__file__).parent / file).read_text(encoding="utf-8"))
+    tree = _tree(file)
     defined = {
         node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
     }
@@ -107,18 +107,18 @@ def torchvision_networks() -> list[str]:
 
 @cache
 def torchvision_datasets() -> list[str]:
-    """The names that the installed torchvision's `datasets` exports."""
-    tree = ast.parse((_torchvision() / "datasets/__init__.py").read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return sorted(ast.literal_eval(node.value))
-    return []
+    """torchvision's classification datasets that can be read."""
+    return sorted(_literal(_tree("data/vision.py"), "DATASETS"))
 
 
 def _torchvision() -> Path:
     found = find_spec("torchvision")  # finds the folder without running the package
     assert found and found.submodule_search_locations
     return Path(found.submodule_search_locations[0])
+
+
+def _tree(file: str) -> ast.Module:
+    return ast.parse((Path(spec.__file__).parent / file).read_text(encoding="utf-8"))
 
 
 def _literal(tree: ast.Module, variable: str) -> dict[str, str]:

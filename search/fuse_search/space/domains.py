@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 
 class _Domain(BaseModel):
@@ -25,7 +26,7 @@ class _Range(_Domain):
         if self.log and self.low <= 0:
             raise ValueError(f"log needs low above 0, found {self.low}")
         if self.log and self.step is not None:
-            raise ValueError("log and step exclude each other")
+            raise ValueError(f"log and step exclude each other, found step {self.step}")
         return self
 
 
@@ -67,7 +68,7 @@ class Simplex(_Domain):
     """Weights of the tasks, each at least `low`, that sum to one."""
 
     type: Literal["simplex"] = "simplex"
-    over: list[str] = []
+    over: SkipJsonSchema[list[str]] = []
     low: Annotated[float, Ge(0), Lt(1)] = 0.0
     step: Annotated[float, Gt(0), Le(1)] | None = None
 

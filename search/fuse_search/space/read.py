@@ -1,4 +1,4 @@
-"""From a YAML file to a checked `Space`: every rule of the space language is here.
+"""From a YAML file to a checked `Space`.
 
 The walk is led by the types in spec.py and by the registries' entries; a leaf holds a value of
 its type or a domain of such values. All problems of a file are found in one go.
@@ -6,45 +6,22 @@ its type or a domain of such values. All problems of a file are found in one go.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticUndefined
 
-from ..spec import BranchSpec, Choice, OneOf, PerBranch, Pick, Record, Search, Train, TrialSpec
+from ..spec import Choice, OneOf, PerBranch, Pick, Record, Search, TrialSpec
 from . import catalogue, rules
 from .catalogue import REQUIRED
-from .document import Document, Key, nearest, quote, read_document
-from .domains import DOMAINS, Categorical, Domain, FloatRange, IntRange, Simplex, Subset
+from .document import Document, Key, nearest, read_document
+from .domains import DOMAINS, Categorical, IntRange
+from .fit import check_domain, check_names, check_value, is_domain, parse_domain, unpack
+from .tree import Space, label, searched
 
-# Every trial must see the same rows, tasks and starting networks.
-FIXED = ("study", "seed", "data", "tasks", "branches", "solo", "search")
-
-
-@dataclass(frozen=True)
-class Space:
-    """A checked space: `tree` has the shape of a TrialSpec with domains in its leaves."""
-
-    file: str
-    tree: dict[str, Any]
-    search: Search
-    overrides: tuple[str, ...] = ()
-
-    @property
-    def study(self) -> str:
-        return self.tree["study"]
-
-    def leaves(self) -> dict[str, str]:
-        """Every leaf by its key, domains in short; two spaces with equal leaves are the same.
-
-        How many trials there shall be isn't among them: that may grow.
-        """
-        search = {n: v for n, v in self.search.model_dump().items() if n != "trials"}
-        return dict(_leaves({**self.tree, "search": search}, ""))
+TYPE = "type"  # tells a domain from a table of branches, so that no branch can be called so
 
 
 def read_space(file: str | Path, overrides: Iterable[str] = ()) -> Space:
@@ -60,42 +37,21 @@ def read_space(file: str | Path, overrides: Iterable[str] = ()) -> Space:
     raw_search = raw.pop("search", {})
     tree = reader.record(TrialSpec, raw, (), also=("search",))
     search = reader.record(Search, raw_search, ("search",))
-    if isinstance(raw.get("solo", {}), dict) and isinstance(tree.get("train"), dict):
-        tree["solo"] = _solo(raw.get("solo", {}), tree["solo"], tree["train"])
-    if not document.problems:
-        rules.check(document, tree, search)
+    rules.check(document, tree | {"search": search})
     document.raise_problems()
-    return Space(str(file), tree, Search.model_validate(search), overrides)
+    tree["solo"] = _solo(raw.get("solo", {}), tree["solo"], tree["train"])
+    return Space(str(file), tree, Search.model_validate(search), overrides, document)
 
 
 def _solo(given: dict[str, Any], solo: dict[str, Any], train: dict[str, Any]) -> dict[str, Any]:
     """What `solo` leaves out is as in `train`: its fixed values, and its highest epochs."""
-    defaults = Train().model_dump()
-    for name, value in train.items():
-        if name in given:
-            continue
-        if name == "epochs" and isinstance(value, IntRange | Categorical):
-            value = value.high if isinstance(value, IntRange) else max(value.choices)
-        solo[name] = solo.get(name, defaults[name]) if searched(value) else value
-    return solo
-
-
-def searched(value: Any) -> bool:
-    """Whether there is a domain anywhere in this part of a tree."""
-    if isinstance(value, Domain):
-        return True
-    if isinstance(value, Choice):
-        return searched(value.options)
-    return isinstance(value, dict) and any(searched(item) for item in value.values())
-
-
-def unpack(annotation: Any) -> tuple[Any, Pick | OneOf | PerBranch | None]:
-    """The type without its marker, and the marker if it has one."""
-    if get_origin(annotation) is Annotated:
-        for marker in get_args(annotation)[1:]:
-            if isinstance(marker, Pick | OneOf | PerBranch):
-                return get_args(annotation)[0], marker
-    return annotation, None
+    left_out = {name: value for name, value in train.items() if name not in given}
+    epochs = left_out.get("epochs")
+    if isinstance(epochs, IntRange):
+        left_out["epochs"] = epochs.high
+    elif isinstance(epochs, Categorical):
+        left_out["epochs"] = max(epochs.choices)
+    return solo | {name: value for name, value in left_out.items() if not searched(value)}
 
 
 def field_type(field: Any) -> Any:
@@ -114,12 +70,13 @@ class _Reader:
     ) -> dict[str, Any]:
         """Check a mapping against a record of spec.py and fill in the defaults."""
         fields = model.model_fields
-        if not isinstance(raw, dict):
-            self.document.problem(key, f"must be a mapping with {', '.join(fields)}", found=raw)
+        if not isinstance(raw, dict) or is_domain(raw):
+            rule = f"must be a mapping with {', '.join(fields)}"
+            self.document.problem(key, rule, found=raw)
             return {}
         for name in raw:
             if name not in fields:
-                self.document.problem((*key, name), f"no such key{nearest(name, [*fields, *also])}")
+                self.document.problem((*key, name), "no such key", nearest(name, [*fields, *also]))
         read: dict[str, Any] = {}
         for name, field in fields.items():
             if name in raw:
@@ -142,24 +99,25 @@ class _Reader:
         if get_origin(base) is dict:
             return self.table(get_args(base)[1], raw, key)
         shorthand = isinstance(marker, Pick) and marker.shorthand
-        if _is_domain(raw) and not (shorthand and raw["type"] == "simplex"):
+        if is_domain(raw) and not (shorthand and raw["type"] == "simplex"):
             return self.domain(annotation, raw, key)
         if isinstance(marker, Pick):
             return self.choice(marker, raw, key)
         if isinstance(marker, OneOf):
-            return self.names(marker, raw, key)
-        return self.leaf(annotation, raw, key)
+            return check_names(self.document, marker, self.known, raw, key)
+        return check_value(self.document, annotation, raw, key)
 
     def table(self, model: type[Record], raw: Any, key: Key) -> dict[str, Any]:
         """Check `tasks` or `branches`: at least one entry, with names fit for files and keys."""
-        if not isinstance(raw, dict) or not raw:
+        if not isinstance(raw, dict) or not raw or is_domain(raw):
             self.document.problem(key, "must be a mapping from name to settings", found=raw)
             return {}
         for name in raw:
-            if not (name[:1].isalpha() and name.replace("_", "a").replace("-", "a").isalnum()):
-                self.document.problem(
-                    (*key, name), "a name is letters, digits, - and _, and begins with a letter"
-                )
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):
+                rule = "a name is up to 64 letters, digits, - and _, and begins with a letter"
+                self.document.problem((*key, name), rule, found=name)
+            elif key == ("branches",) and name == TYPE:
+                self.document.problem((*key, name), "no branch can have this name")
         if key == ("branches",):  # `conv3x3:` alone is the network of that name
             raw = {
                 name: {"network": name} if inner is None else inner for name, inner in raw.items()
@@ -172,68 +130,58 @@ class _Reader:
 
     def per_branch(self, marker: PerBranch, raw: Any, key: Key) -> Any:
         """One value (or domain) for all branches, or one for each by name."""
-        if not isinstance(raw, dict) or "type" in raw:
+        if not isinstance(raw, dict) or TYPE in raw:
             return self.value(marker.leaf, raw, key)
-        for name in set(raw) - set(self.known["branches"]):
-            hint = nearest(name, self.known["branches"])
-            self.document.problem((*key, name), f"no such branch{hint}")
-        default = next(
-            field.default
-            for record in (TrialSpec.model_fields[key[0]].annotation,)
-            for name, field in record.model_fields.items()
-            if name == key[-1]
-        )
+        branches = self.known["branches"]
+        for name in raw if branches else ():
+            if name not in branches:
+                self.document.problem((*key, name), "no such branch", nearest(name, branches))
+        section, field = (str(part) for part in key)
+        default = getattr(TrialSpec.model_fields[section].default, field)
         return {
-            name: self.value(marker.leaf, raw.get(name, default), (*key, name))
-            for name in self.known["branches"]
+            name: self.value(marker.leaf, raw.get(name, default), (*key, name)) for name in branches
         }
 
     def choice(self, pick: Pick, raw: Any, key: Key) -> Choice | None:
         """Check `name` or `{name: {option: value}}` against a registry."""
-        known = catalogue.names(pick.registry)
-        if (
-            pick.shorthand
-            and isinstance(raw, dict)
-            and not (len(raw) == 1 and set(raw) <= set(known))
-        ):
-            raw = {pick.shorthand: raw}
-        if isinstance(raw, dict) and len(raw) == 1:
-            ((name, options),) = raw.items()
-        else:
-            name, options = raw, {}
+        named = isinstance(raw, dict) and len(raw) == 1
+        names = catalogue.names(pick.registry)
+        if pick.shorthand and isinstance(raw, dict) and not (named and set(raw) <= set(names)):
+            raw, named = {pick.shorthand: raw}, True
+        name, options = next(iter(raw.items())) if named else (raw, {})
         entry = catalogue.find(pick.registry, name) if isinstance(name, str) else None
         if entry is None:
-            rule = f"must name one of the {pick.registry}, or be {{name: options}}"
-            if isinstance(name, str):
-                rule = f"no such entry of {pick.registry}"
-            hint = nearest(name, known) if isinstance(name, str) else nearest("", known)
-            self.document.problem(key, f"{rule}, found {quote(name)}{hint}")
+            self.no_entry(pick, name, key)
             return None
-        inner = key if raw is name else (*key, name)
+        inner = key if name == pick.shorthand or not named else (*key, name)
         return Choice(name=name, options=self.options(pick, name, entry, options, inner))
+
+    def no_entry(self, pick: Pick, found: Any, key: Key) -> None:
+        known, one = catalogue.names(pick.registry), pick.registry
+        if isinstance(found, str):
+            hint = nearest(found, known)
+            self.document.problem(key, f"no such entry of {one}", hint, found=found)
+        elif isinstance(found, dict) and TYPE in found and found[TYPE] not in known:
+            kind, hint = found[TYPE], nearest(found[TYPE], DOMAINS)
+            self.document.problem((*key, TYPE), "no such type of domain", hint, found=kind)
+        else:
+            rule = f"must be one of the {one}, written NAME or {{NAME: {{option: value}}}}"
+            self.document.problem(key, rule, nearest("", known), found=found)
 
     def options(
         self, pick: Pick, name: str, entry: catalogue.Entry, raw: Any, key: Key
     ) -> dict[str, Any]:
-        if raw is None:
-            raw = {}
-        if isinstance(raw, dict) and entry.free is not None:
-            return self.free_options(entry, raw, key)
+        raw = {} if raw is None else raw
         if not isinstance(raw, dict):
             wanted = ", ".join(entry.options) or "none"
-            self.document.problem(
-                key, f"the options of {name} are {wanted}, as a mapping", found=raw
-            )
+            rule = f"the options of {name} are {wanted}, as a mapping"
+            self.document.problem(key, rule, found=raw)
             return {}
-        for option in set(raw) - set(entry.options):
-            hint = nearest(option, entry.options) if entry.options else "; it has none"
-            elsewhere = [
-                other
-                for other in catalogue.entries(pick.registry)
-                if option in catalogue.entries(pick.registry)[other].options and other != name
-            ]
-            hint += f" ({option} belongs to {', '.join(elsewhere)})" if elsewhere else ""
-            self.document.problem((*key, option), f"{name} has no option of this name{hint}")
+        if entry.free is not None:
+            return self.free_options(entry, raw, key)
+        for option in raw:
+            if option not in entry.options:
+                self.no_option(pick, name, entry, option, key)
         read = {}
         for option, about in entry.options.items():
             if option not in raw and about.default is REQUIRED:
@@ -243,161 +191,50 @@ class _Reader:
                 read[option] = self.value(about.annotation, value, (*key, option))
         return read
 
+    def no_option(
+        self, pick: Pick, name: str, entry: catalogue.Entry, option: str, key: Key
+    ) -> None:
+        others = [n for n, e in catalogue.entries(pick.registry).items() if option in e.options]
+        hint = nearest(option, entry.options) if entry.options else "; it has none"
+        hint += f" ({option} belongs to {', '.join(others)})" if others else ""
+        self.document.problem((*key, option), f"{name} has no option of this name", hint)
+
     def free_options(self, entry: catalogue.Entry, raw: dict[str, Any], key: Key) -> dict[str, Any]:
         """Options whose names are the tasks': a weight for each, or a simplex over them."""
         tasks = self.known["tasks"]
-        if raw.get("type") == "simplex":
+        if is_domain(raw):
             return {"*": self.domain(entry.free, raw, key)}
-        for name in set(raw) - set(tasks):
-            self.document.problem((*key, name), f"no such task{nearest(name, tasks)}")
-        for name in set(tasks) - set(raw):
+        for name in raw if tasks else ():
+            if name not in tasks:
+                self.document.problem((*key, name), "no such task", nearest(name, tasks))
+        missing = [name for name in tasks if name not in raw]
+        for name in missing:
             self.document.problem(key, f"the weight of task {name!r} is missing")
         return {
             name: self.value(entry.free, raw[name], (*key, name)) for name in tasks if name in raw
         }
 
-    def names(self, marker: OneOf, raw: Any, key: Key) -> tuple[str, ...]:
-        """Check a list of branch or task names; an empty list of branches means all."""
-        known = self.known[marker.table]
-        if isinstance(raw, str):
-            raw = [raw]
-        if not isinstance(raw, list | tuple):
-            self.document.problem(key, f"must be a list of {marker.table}", found=raw)
-            return ()
-        for name in raw:
-            if name not in known:
-                hint = nearest(name, known)
-                self.document.problem(key, f"{quote(name)} is none of the {marker.table}{hint}")
-        if len({str(name) for name in raw}) < len(raw):
-            self.document.problem(key, "names one of them twice", found=list(raw))
-        return tuple(raw) if raw or key != ("merge", "use") else tuple(known)
-
-    def leaf(self, annotation: Any, raw: Any, key: Key) -> Any:
-        """Check a plain value."""
-        if isinstance(raw, float) and not math.isfinite(raw):
-            self.document.problem(key, "must be finite", found=raw)
-            return raw
-        try:
-            return TypeAdapter(annotation).validate_python(raw, strict=True)
-        except ValidationError as error:
-            rules_broken = dict.fromkeys(_rule(detail) for detail in error.errors())
-            if isinstance(raw, dict) and "type" in raw:
-                hint = nearest(raw["type"], DOMAINS)
-                rules_broken = {f"no such type of domain{hint}": None}
-            self.document.problem(key, " or ".join(rules_broken), found=raw)
-            return raw
-
     def domain(self, annotation: Any, raw: dict[str, Any], key: Key) -> Any:
         """Check a domain, and that all it can yield fits the leaf."""
-        if key[0] in FIXED:
-            self.document.problem(key, "can't be searched, every trial must share it", found=raw)
-            return raw
-        model = DOMAINS[raw["type"]]
-        body = {**raw, "choices": raw.get("choices")} if model is Categorical else raw
-        try:
-            domain = model.model_validate(body)
-        except ValidationError as error:
-            for detail in error.errors():
-                inner = tuple(detail["loc"])
-                if detail["type"] == "extra_forbidden":
-                    hint = nearest(inner[0], model.model_fields)
-                    self.document.problem((*key, *inner), f"{raw['type']} has no such key{hint}")
-                elif detail["type"] == "missing":
-                    self.document.problem(key, f"{raw['type']} needs the key {inner[0]!r}")
-                else:
-                    value = detail["input"] if inner else raw
-                    self.document.problem((*key, *inner), _rule(detail), found=value)
-            return raw
-        return self.fitted(annotation, domain, key)
-
-    def fitted(self, annotation: Any, domain: Domain, key: Key) -> Any:
-        marker = unpack(annotation)[1]
+        domain = parse_domain(self.document, raw, key)
         if isinstance(domain, Categorical):
             return self.categorical(annotation, domain, key)
-        if isinstance(domain, Subset):
-            return self.subset(marker, domain, key)
-        if isinstance(domain, Simplex):
-            return self.simplex(marker, domain, key)
-        if marker is not None:
-            self.document.problem(
-                key, f"{domain.type} doesn't fit here, categorical would", found=domain.type
-            )
-            return domain
-        for end in ("low", "high"):
-            self.leaf(annotation, getattr(domain, end), (*key, end))
-        if isinstance(domain, FloatRange):  # a whole-number leaf would refuse the values between
-            probe = (domain.low + domain.high) / 2 + 1e-3
-            before = len(self.document.problems)
-            self.leaf(annotation, probe, key)
-            if len(self.document.problems) > before:
-                del self.document.problems[before:]
-                if not any(p[0][: len(key)] == key for p in self.document.problems):
-                    self.document.problem(key, "holds a whole number: use type int", found="float")
-        return domain
+        if domain is None:
+            return raw
+        return check_domain(self.document, annotation, domain, self.known, key)
 
     def categorical(self, annotation: Any, domain: Categorical, key: Key) -> Categorical:
-        choices = [
-            self.value(annotation, raw, (*key, "choices", i))
-            for i, raw in enumerate(domain.choices)
-        ]
-        labels = [label(choice) for choice in choices]
-        for twice in {name for name in labels if labels.count(name) > 1}:
-            self.document.problem((*key, "choices"), "names one choice twice", found=twice)
+        choices, labels = [], []
+        for i, raw in enumerate(domain.choices):
+            place = (*key, "choices", i)
+            choice = self.value(annotation, raw, place)
+            if is_domain(raw) and not isinstance(choice, Choice):
+                self.document.problem(place, "a choice can't be a domain itself", found=raw)
+            elif label(choice) in labels:
+                self.document.problem(place, "names one choice twice", found=label(choice))
+            choices.append(choice)
+            labels.append(label(choice))
         return Categorical(choices=choices)
-
-    def subset(self, marker: Any, domain: Subset, key: Key) -> Subset:
-        if key != ("merge", "use"):
-            self.document.problem(key, "a subset fits merge.use only", found="subset")
-            return domain
-        of = list(self.names(marker, domain.of, key))
-        most = domain.max or len(of)
-        if not domain.min <= most <= len(of):
-            self.document.problem(
-                key, f"min ≤ max ≤ {len(of)} branches", found={"min": domain.min, "max": most}
-            )
-        return Subset(of=of, min=domain.min, max=most)
-
-    def simplex(self, marker: Any, domain: Simplex, key: Key) -> Simplex:
-        tasks = self.known["tasks"]
-        if key[:2] != ("losses", "weights"):
-            self.document.problem(key, "a simplex fits losses.weights only", found="simplex")
-        elif domain.low * len(tasks) > 1:
-            self.document.problem(
-                (*key, "low"), f"{len(tasks)} weights of at least this exceed one", found=domain.low
-            )
-        return Simplex(over=tasks, low=domain.low, step=domain.step)
-
-
-def _is_domain(raw: Any) -> bool:
-    return isinstance(raw, dict) and isinstance(raw.get("type"), str) and raw["type"] in DOMAINS
-
-
-def label(value: Any) -> str | int | float | bool | None:
-    """How a choice is called in Optuna: scalars as they are, an entry by its name."""
-    if isinstance(value, Choice):
-        return value.name
-    if isinstance(value, list | tuple):
-        return "+".join(map(str, value))
-    return value
-
-
-def _leaves(part: Any, name: str) -> Iterator[tuple[str, str]]:
-    if isinstance(part, Choice):
-        yield name, part.name
-        yield from _leaves(part.options, f"{name}.{part.name}")
-    elif isinstance(part, Categorical):
-        yield name, "one of " + ", ".join(str(label(choice)) for choice in part.choices)
-        for choice in part.choices:
-            if isinstance(choice, Choice):
-                yield from _leaves(choice.options, f"{name}.{choice.name}")
-    elif isinstance(part, dict):
-        for key, value in part.items():
-            yield from _leaves(value, f"{name}.{key}".strip(".*"))
-    elif isinstance(part, Domain):
-        body = part.model_dump(exclude_defaults=True, exclude={"type"})
-        yield name, f"{part.type} {quote(body)}"
-    else:
-        yield name, quote(label(part))
 
 
 def _as_written(default: Any) -> Any:
@@ -407,12 +244,3 @@ def _as_written(default: Any) -> Any:
     if isinstance(default, Choice):
         return default.name
     return None if default is PydanticUndefined else default
-
-
-def _rule(detail: Any) -> str:
-    """A pydantic error as the rule that was broken."""
-    text = detail["msg"].removeprefix("Value error, ")
-    return text[0].lower() + text[1:].replace("Input should", "must") if text else text
-
-
-__all__ = ["FIXED", "BranchSpec", "Space", "label", "read_space", "searched", "unpack"]

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..spec import Choice
 from . import catalogue
 from .document import Document, Key, nearest
-from .domains import Categorical, Domain, FloatRange, Simplex
+from .domains import Categorical, Domain, FloatRange, IntRange, Simplex
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
+MOST_VALUES = 1000  # of one axis of a grid
+TAKEN = ("solo", "artifacts", "mlflow.db")
 
 
-def check(document: Document, tree: dict[str, Any], search: dict[str, Any]) -> None:
-    """Note in the document what is wrong between the parts of a tree whose parts are right."""
-    _objective(document, tree, search)
-    _files(document, tree)
-    _fixed_weights(document, tree)
-    if search["sampler"].name == "grid":
-        for key, domain in domains(tree):
-            if isinstance(domain, FloatRange | Simplex) and domain.step is None:
-                document.problem(key, "a grid needs a step (or categorical choices)")
+def check(document: Document, tree: dict[str, Any]) -> None:
+    """Note in the document what is wrong between the parts of a tree.
+
+    A rule is left out where the parts that it ties together are wrong themselves.
+    """
+    wrong = {key[0] for key, _ in document.problems if key}
+    for rule, sections in RULES.items():
+        if all(name in tree and name not in wrong for name in sections):
+            rule(document, tree)
 
 
 def metric_names(tasks: dict[str, Any]) -> dict[str, list[str]]:
@@ -49,38 +51,72 @@ def domains(part: Any, key: Key = ()) -> Iterator[tuple[Key, Domain]]:
             yield from domains(inner, key if name == "*" else (*key, name))
 
 
-def _objective(document: Document, tree: dict[str, Any], search: dict[str, Any]) -> None:
-    known = metric_names(tree["tasks"])
+def _folder(document: Document, tree: dict[str, Any]) -> None:
+    if tree["study"] in TAKEN:
+        rule = f"no study can be called {', '.join(TAKEN)}: the results folder has these already"
+        document.problem(("study",), rule, found=tree["study"])
+
+
+def _objective(document: Document, tree: dict[str, Any]) -> None:
+    search, known = tree["search"], metric_names(tree["tasks"])
     if search["maximize"] and search["minimize"]:
-        document.problem(("search",), "give maximize or minimize, not both")
+        found = {way: search[way] for way in ("maximize", "minimize")}
+        document.problem(("search",), "give maximize or minimize, not both", found=found)
     if not search["maximize"] and not search["minimize"]:
         default = next(m for m in ("mean_accuracy", "mean_r2") if m in known)
         mixed = len({task["type"] for task in tree["tasks"].values()}) > 1
         search["minimize" if mixed else "maximize"] = "loss" if mixed else default
     for way in ("maximize", "minimize"):
         if search[way] and search[way] not in known:
-            rule = f"no such metric, found {search[way]!r}{nearest(search[way], known)}"
-            document.problem(("search", way), rule)
+            hint = nearest(search[way], known)
+            document.problem(("search", way), "no such metric", hint, found=search[way])
 
 
 def _files(document: Document, tree: dict[str, Any]) -> None:
     for name, branch in tree["branches"].items():
         weights = branch["weights"]
-        for choice in weights.choices if isinstance(weights, Categorical) else [weights]:
-            for text in (choice.name, choice.options.get("start")):
-                if isinstance(text, str) and is_file_name(text) and not Path(text).is_file():
-                    document.problem(("branches", name, "weights"), f"no such file: {text}")
+        for text in (weights.name, weights.options.get("start")):
+            if isinstance(text, str) and text.endswith(CHECKPOINTS) and not _is_file(text):
+                key = ("branches", name, "weights")
+                document.problem(key, "must be a file that is there", found=text)
 
 
-def is_file_name(weights: str) -> bool:
-    """Whether a branch's weights mean a checkpoint file, by how they are written."""
-    return weights.endswith(CHECKPOINTS)
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # a name longer than any file's
+        return False
 
 
 def _fixed_weights(document: Document, tree: dict[str, Any]) -> None:
     weights = tree["losses"]["weights"]
     for choice in weights.choices if isinstance(weights, Categorical) else [weights]:
-        options = choice.options.values() if choice.name == "fixed" else ()
-        numbers = [value for value in options if not isinstance(value, Domain)]
-        if numbers and len(numbers) == len(options) and not sum(numbers) > 0:
-            document.problem(("losses", "weights"), "at least one task needs a weight above 0")
+        numbers = choice.options.values() if choice.name == "fixed" else ()
+        if numbers and all(number == 0 for number in numbers):
+            rule = "at least one task needs a weight above 0"
+            document.problem(("losses", "weights"), rule, found=choice.options)
+
+
+def _grid(document: Document, tree: dict[str, Any]) -> None:
+    if tree["search"]["sampler"].name != "grid":
+        return
+    for key, domain in domains(tree):
+        if isinstance(domain, FloatRange) and domain.log:
+            document.problem(key, "a grid can't have log: use categorical", found=domain.type)
+        elif isinstance(domain, FloatRange | Simplex) and domain.step is None:
+            document.problem(key, "a grid needs a step, or categorical", found=domain.type)
+        elif isinstance(domain, FloatRange | IntRange):
+            values = (domain.high - domain.low) / (domain.step or 1) + 1
+            if values > MOST_VALUES:
+                rule = f"a grid of more than {MOST_VALUES} values needs a larger step"
+                document.problem(key, rule, found=int(values))
+
+
+# Each rule with the sections of the space that it ties together.
+RULES: dict[Callable[[Document, dict[str, Any]], None], tuple[str, ...]] = {
+    _folder: ("study",),
+    _objective: ("tasks", "search"),
+    _files: ("branches",),
+    _fixed_weights: ("tasks", "losses"),
+    _grid: ("search", "merge", "unfreeze", "losses", "train"),
+}

@@ -6,11 +6,12 @@ from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter
 
-from ..spec import OneOf, PerBranch, Pick, Record, Search, TrialSpec
+from ..spec import OneOf, PerBranch, Pick, Record, Search, TaskSpec, TrialSpec
 from . import catalogue
 from .catalogue import REQUIRED
 from .domains import Categorical, FloatRange, IntRange, Simplex, Subset
-from .read import FIXED, field_type, unpack
+from .fit import FIXED, unpack
+from .read import field_type
 
 Schema = dict[str, Any]
 
@@ -61,14 +62,23 @@ def _value(annotation: Any, searched: bool) -> Schema:
     if isinstance(base, type) and issubclass(base, Record):
         return _record(base, fixed=not searched)
     if get_origin(base) is dict:
-        return {"type": "object", "additionalProperties": _value(get_args(base)[1], searched)}
+        return _table(get_args(base)[1], searched)
     if isinstance(marker, Pick):
         plain: Schema = {"$ref": f"#/definitions/{marker.registry}"}
     elif isinstance(marker, OneOf):
-        plain = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+        names = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+        plain = {"anyOf": [names, {"type": "string"}]}
     else:
         plain = TypeAdapter(annotation).json_schema()
     return {"anyOf": [plain, *_domains(marker, plain)]} if searched else plain
+
+
+def _table(model: type[Record], searched: bool) -> Schema:
+    """Entries by name, each also in its short form: a task's type, a branch's network as name."""
+    type_alone = _value(field_type(TaskSpec.model_fields["type"]), False)
+    short = type_alone if model is TaskSpec else {"type": "null"}
+    entry = {"anyOf": [_value(model, searched), short]}
+    return {"type": "object", "additionalProperties": entry, "minProperties": 1}
 
 
 def _domains(marker: Any, plain: Schema) -> list[Schema]:

@@ -139,9 +139,9 @@ def measure(
         for task in spec.tasks
     }
     true = {task: target.numpy() for task, target in targets.items()}
-    predicted = {task: classes_of(out).numpy() for task, out in outputs.items()}
-    if not all(np.isfinite(p).all() for p in predicted.values()):
+    if not all(output.isfinite().all() for output in outputs.values()):
         raise TrialError("a prediction on validation is not a finite number")
+    predicted = {task: classes_of(out).numpy() for task, out in outputs.items()}
     named = {f"{task}_loss": loss for task, loss in losses.items()}
     mean = float(np.mean(list(losses.values())))
     return {"loss": mean} | named | evaluate(spec, predicted, true)

@@ -55,17 +55,11 @@ class Uncertainty(nn.Module):
     def __init__(self, classification: dict[str, bool]) -> None:
         super().__init__()
         self.share = {task: 1.0 if classes else 0.5 for task, classes in classification.items()}
-        self.log_variance = nn.ParameterDict(
-            {task: nn.Parameter(torch.zeros(())) for task in classification}
-        )
+        self.log_variance = nn.Parameter(torch.zeros(len(classification)))
 
     def forward(self, losses: dict[str, Tensor]) -> Tensor:
-        terms = [
-            self.share[task] * torch.exp(-self.log_variance[task]) * loss
-            + self.log_variance[task] / 2
-            for task, loss in losses.items()
-        ]
-        return torch.stack(terms).sum()
+        shared = torch.stack([self.share[task] * losses[task] for task in self.share])
+        return (torch.exp(-self.log_variance) * shared + self.log_variance / 2).sum()
 
 
 WEIGHTINGS = {"equal": Equal, "fixed": Fixed, "uncertainty": Uncertainty}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from sklearn import metrics
@@ -34,7 +34,7 @@ CLASSIFICATION = {"accuracy": accuracy, "macro_f1": macro_f1}
 REGRESSION = {"mae": mae, "r2": r2}
 
 
-def of_task(type: str) -> dict[str, Callable[[np.ndarray, np.ndarray], float]]:
+def of_task(type: str) -> Mapping[str, Callable[[np.ndarray, np.ndarray], float]]:
     """The metrics of a type of task."""
     return CLASSIFICATION if type == "classification" else REGRESSION
 

@@ -1,0 +1,165 @@
+"""Does a value, or all that a domain can yield, fit the leaf in which it stands?"""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from ..spec import OneOf, PerBranch, Pick
+from .document import Document, Key, nearest
+from .domains import DOMAINS, Domain, FloatRange, IntRange, Simplex, Subset
+
+# Every trial must see the same rows, tasks and starting networks.
+FIXED = ("study", "seed", "data", "tasks", "branches", "solo", "search")
+
+MOST = 2**53  # whole numbers beyond are no longer exact as floats, and no machine has so much
+
+Tables = dict[str, list[str]]
+"""The names of the branches and of the tasks; empty where the file has none."""
+
+
+def unpack(annotation: Any) -> tuple[Any, Pick | OneOf | PerBranch | None]:
+    """The type without its marker, and the marker if it has one."""
+    if get_origin(annotation) is Annotated:
+        for marker in get_args(annotation)[1:]:
+            if isinstance(marker, Pick | OneOf | PerBranch):
+                return get_args(annotation)[0], marker
+    return annotation, None
+
+
+def is_domain(raw: Any) -> bool:
+    """Whether this is written as a domain: a mapping whose `type` is one of theirs."""
+    return isinstance(raw, dict) and isinstance(raw.get("type"), str) and raw["type"] in DOMAINS
+
+
+def check_value(document: Document, annotation: Any, raw: Any, key: Key) -> Any:
+    """The plain value as its type wants it; what is wrong with it is noted in the document."""
+    if isinstance(raw, float) and not math.isfinite(raw):
+        document.problem(key, "must be finite", found=raw)
+    elif isinstance(raw, int) and abs(raw) > MOST:
+        document.problem(key, f"must be at most {MOST} in size", found=raw)
+    elif isinstance(raw, dict) and "type" in raw:
+        hint, found = nearest(raw["type"], DOMAINS), raw["type"]
+        document.problem((*key, "type"), "no such type of domain", hint, found=found)
+    else:
+        try:
+            return TypeAdapter(annotation).validate_python(raw, strict=True)
+        except ValidationError as error:
+            rules = dict.fromkeys(_rule(detail) for detail in error.errors())
+            document.problem(key, " or ".join(rules), found=raw)
+    return raw
+
+
+def check_names(document: Document, marker: OneOf, known: Tables, raw: Any, key: Key) -> Any:
+    """A list of branch or task names as a tuple; no branches in merge.use means all of them."""
+    table = known[marker.table]
+    if isinstance(raw, str):
+        raw = [raw]
+    if not isinstance(raw, list | tuple):
+        document.problem(key, f"must be a list of {marker.table}", found=raw)
+        return ()
+    for i, name in enumerate(raw):
+        if table and name not in table:
+            hint = nearest(name, table)
+            document.problem((*key, i), f"must be one of the {marker.table}", hint, found=name)
+    if len({str(name) for name in raw}) < len(raw):
+        document.problem(key, "names one of them twice", found=list(raw))
+    return tuple(raw) if raw or key[:2] != ("merge", "use") else tuple(table)
+
+
+def parse_domain(document: Document, raw: dict[str, Any], key: Key) -> Domain | None:
+    """The domain that is written here, or None after noting what is wrong with it."""
+    if key[0] in FIXED:
+        rule = f"{key[0]} can't be searched, every trial must share it"
+        document.problem(key, rule, found=raw)
+        return None
+    model = DOMAINS[raw["type"]]
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        for detail in error.errors():
+            inner = tuple(detail["loc"])
+            if detail["type"] == "extra_forbidden":
+                hint = nearest(inner[0], model.model_fields)
+                document.problem((*key, *inner), f"{raw['type']} has no such key", hint)
+            elif detail["type"] == "missing":
+                document.problem(key, f"{raw['type']} needs the key {inner[0]!r}", found=raw)
+            elif inner:
+                document.problem((*key, *inner), _rule(detail), found=detail["input"])
+            else:  # of several keys, and their values are in the rule
+                document.problem(key, _rule(detail))
+        return None
+
+
+def check_domain(
+    document: Document, annotation: Any, domain: Domain, known: Tables, key: Key
+) -> Domain:
+    """The domain with the names it is over; that all of it fits the leaf is checked."""
+    marker = unpack(annotation)[1]
+    if isinstance(domain, Subset):
+        return _subset(document, marker, domain, known, key)
+    if isinstance(domain, Simplex):
+        return _simplex(document, domain, known["tasks"], key)
+    if marker is not None:
+        rule = "a range can't stand where a name is wanted, categorical can"
+        document.problem(key, rule, found=domain.type)
+    elif isinstance(domain, FloatRange | IntRange):
+        _range(document, annotation, domain, key)
+    return domain
+
+
+def _range(document: Document, annotation: Any, domain: FloatRange | IntRange, key: Key) -> None:
+    kinds = {detail["type"] for detail in _errors(annotation, domain.low)}
+    if isinstance(domain, FloatRange) and "int_type" in kinds:
+        document.problem(key, "holds a whole number: use type int", found="float")
+        return
+    for end in ("low", "high"):
+        check_value(document, annotation, getattr(domain, end), (*key, end))
+    if domain.step is not None:
+        low, high, step = (Decimal(str(x)) for x in (domain.low, domain.high, domain.step))
+        if (high - low) % step:
+            rule = f"must be low plus whole steps: {high - (high - low) % step} is the nearest"
+            document.problem((*key, "high"), rule, found=domain.high)
+
+
+def _subset(document: Document, marker: Any, domain: Subset, known: Tables, key: Key) -> Domain:
+    if key != ("merge", "use"):
+        document.problem(key, "a subset fits merge.use only", found="subset")
+        return domain
+    of = list(check_names(document, marker, known, domain.of, (*key, "of")))
+    most = domain.max or len(of)
+    if of and not domain.min <= most <= len(of):
+        rule = f"must be min ≤ max ≤ {len(of)}, the number of branches"
+        document.problem(key, rule, found={"min": domain.min, "max": most})
+    return Subset(of=of, min=domain.min, max=most)
+
+
+def _simplex(document: Document, domain: Simplex, tasks: list[str], key: Key) -> Domain:
+    if domain.over and sorted(domain.over) != sorted(tasks):
+        document.problem((*key, "over"), "a simplex is over all tasks", found=domain.over)
+    if key[:2] != ("losses", "weights"):
+        document.problem(key, "a simplex fits losses.weights only", found="simplex")
+    elif domain.low * len(tasks) > 1:
+        rule = f"{len(tasks)} weights of at least this exceed one"
+        document.problem((*key, "low"), rule, found=domain.low)
+    if domain.step and Decimal(1) % Decimal(str(domain.step)):
+        document.problem((*key, "step"), "must divide one", found=domain.step)
+    return Simplex(over=tasks, low=domain.low, step=domain.step)
+
+
+def _errors(annotation: Any, value: Any) -> list[ErrorDetails]:
+    try:
+        TypeAdapter(annotation).validate_python(value, strict=True)
+    except ValidationError as error:
+        return error.errors()
+    return []
+
+
+def _rule(detail: ErrorDetails) -> str:
+    """A pydantic error as the rule that was broken."""
+    text = detail["msg"].removeprefix("Value error, ")
+    return (text[:1].lower() + text[1:]).replace("input should", "must")

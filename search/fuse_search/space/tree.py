@@ -1,0 +1,75 @@
+"""What a checked space is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..spec import Choice, Search
+from .document import Document, Key, quote
+from .domains import Categorical, Domain
+
+
+@dataclass(frozen=True)
+class Space:
+    """A checked space: `tree` has the shape of a TrialSpec with domains in its leaves."""
+
+    file: str
+    tree: dict[str, Any]
+    search: Search
+    overrides: tuple[str, ...] = ()
+    document: Document = field(default_factory=lambda: Document(""), repr=False, compare=False)
+
+    @property
+    def study(self) -> str:
+        return self.tree["study"]
+
+    def where(self, key: Key) -> str:
+        """`file:line` of the leaf at `key`, or of the nearest thing around it."""
+        return self.document.where(key)
+
+    def leaves(self) -> dict[str, str]:
+        """Every leaf by its key, domains in short; two spaces with equal leaves are the same.
+
+        How many trials there shall be isn't among them: that may grow.
+        """
+        search = {n: v for n, v in self.search.model_dump().items() if n != "trials"}
+        return dict(_leaves({**self.tree, "search": search}, ""))
+
+
+def searched(value: Any) -> bool:
+    """Whether there is a domain anywhere in this part of a tree."""
+    if isinstance(value, Domain):
+        return True
+    if isinstance(value, Choice):
+        return searched(value.options)
+    return isinstance(value, dict) and any(searched(item) for item in value.values())
+
+
+def label(value: Any) -> str | int | float | bool | None:
+    """How a choice is called in Optuna: scalars as they are, an entry by its name."""
+    if isinstance(value, Choice):
+        return value.name
+    if isinstance(value, list | tuple):
+        return "+".join(map(str, value))
+    return value
+
+
+def _leaves(part: Any, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(part, Choice):
+        yield name, part.name
+        yield from _leaves(part.options, f"{name}.{part.name}")
+    elif isinstance(part, Categorical):
+        yield name, "one of " + ", ".join(str(label(choice)) for choice in part.choices)
+        for choice in part.choices:
+            if isinstance(choice, Choice):
+                yield from _leaves(choice.options, f"{name}.{choice.name}")
+    elif isinstance(part, dict):
+        for key, value in part.items():
+            yield from _leaves(value, f"{name}.{key}".strip(".*"))
+    elif isinstance(part, Domain):
+        body = part.model_dump(exclude_defaults=True, exclude={"type"})
+        yield name, f"{part.type} {quote(body, limit=10_000)}"
+    else:
+        yield name, quote(label(part), limit=10_000)

@@ -1,0 +1,1 @@
+"""Beside the tests, so that pytest puts this folder on the import path."""

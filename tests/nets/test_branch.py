@@ -1,0 +1,124 @@
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from fuse_search.errors import TrialError
+from fuse_search.nets.branch import Branch, Entry, Match, Pool, vector_width
+from fuse_search.nets.stages import find_stages
+
+
+def small() -> nn.Sequential:
+    first = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+    second = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Dropout(0.5))
+    return nn.Sequential(first, second, nn.Sequential(nn.Flatten(), nn.Linear(6 * 16, 5)))
+
+
+def branch() -> Branch:
+    torch.manual_seed(0)
+    chain = find_stages(small(), torch.zeros(2, 1, 4, 4), classifier=False)
+    return Branch(chain, Entry((1, 4, 4), torch.zeros(1), torch.ones(1)), input="image")
+
+
+def test_an_entry_normalises_by_channel():
+    entry = Entry((2, 1, 2), torch.tensor([0.5, 1.0]), torch.tensor([0.5, 2.0]))
+    x = torch.tensor([[[[0.0, 1.0]], [[1.0, 3.0]]]])
+    assert torch.equal(entry(x), torch.tensor([[[[-1.0, 1.0]], [[0.0, 1.0]]]]))
+    assert list(entry.state_dict()) == []  # what the data says is no weight
+
+
+def test_an_entry_repeats_or_averages_channels():
+    one = torch.rand(2, 1, 4, 4)
+    three = Entry((3, 4, 4), torch.tensor([0.1, 0.2, 0.3]), torch.ones(3))(one)
+    torch.testing.assert_close(three, torch.cat([one - 0.1, one - 0.2, one - 0.3], 1))
+    colour = torch.rand(2, 3, 4, 4)
+    grey = Entry((1, 4, 4), torch.zeros(1), torch.ones(1))(colour)
+    torch.testing.assert_close(grey, colour.mean(1, keepdim=True))
+
+
+def test_an_entry_resizes_and_keeps_a_constant_image_constant():
+    entry = Entry((1, 7, 7), torch.zeros(1), torch.ones(1))
+    torch.testing.assert_close(entry(torch.full((1, 1, 4, 4), 0.3)), torch.full((1, 1, 7, 7), 0.3))
+
+
+def test_an_entry_normalises_vectors():
+    entry = Entry((2,), torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+    assert torch.equal(entry(torch.tensor([[2.0, 10.0]])), torch.tensor([[1.0, 2.0]]))
+
+
+def test_a_tap_drops_what_lies_above_and_pools_by_the_mean():
+    whole, tapped = branch().eval(), branch().cut(-2).eval()
+    x = torch.rand(2, 1, 4, 4)
+    expected = whole.stages[1](whole.stages[0](x))
+    assert torch.equal(tapped(x), expected)
+    torch.testing.assert_close(tapped.vector(expected), expected.mean((2, 3)))
+    assert vector_width(tapped) == 6 and vector_width(whole) == 5
+
+
+def test_a_tap_below_the_first_stage_is_refused():
+    with pytest.raises(TrialError, match="tap -4: the branch has 3 stages"):
+        branch().cut(-4)
+
+
+@pytest.mark.parametrize(("tap", "depth", "trained"), [(-1, 1, {2}), (-2, 1, {1}), (-1, 9, {0, 1, 2})])
+def test_depth_is_counted_from_the_tap_down(tap, depth, trained):
+    cut = branch().cut(tap)
+    cut.unfreeze(depth)
+    found = {i for i, s in enumerate(cut.stages) if all(p.requires_grad for p in s.parameters())}
+    assert found == trained
+    untouched = [p for i in range(len(cut.stages)) if i not in trained for p in cut.stages[i].parameters()]
+    assert not any(p.requires_grad for p in untouched)
+
+
+def test_frozen_stages_stay_in_eval_mode_until_they_join():
+    cut = branch()
+    cut.unfreeze(1)
+    cut.train()
+    assert [stage.training for stage in cut.stages] == [False, False, True]
+    assert not any(m.training for m in cut.stages[1].modules())
+    cut.unfreeze(2)
+    assert [stage.training for stage in cut.stages] == [False, True, True]
+    assert all(m.training for m in cut.stages[1].modules())
+    cut.eval()
+    assert not any(m.training for m in cut.modules())
+
+
+def test_entering_above_drops_the_lowest_stages_and_the_entry():
+    cut = branch()
+    last = cut.stages[2]
+    assert cut.enter_above(0) == (1, 4, 4) and len(cut.stages) == 3
+    assert cut.enter_above(2) == (6, 4, 4)
+    assert list(cut.stages) == [last] and cut.shapes == [(5,)]
+    assert cut(torch.zeros(2, 6, 4, 4)).shape == (2, 5)
+
+
+def test_the_mean_is_over_positions_whatever_the_layout():
+    x = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(Pool()(x), x.mean((2, 3)))
+    torch.testing.assert_close(Pool()(x.permute(0, 2, 3, 1)), x.mean((2, 3)))
+    torch.testing.assert_close(Pool()(x.flatten(2).transpose(1, 2)), x.mean((2, 3)))
+
+
+FORMS = {"map": (6, 4, 4), "map, channels last": (4, 4, 6), "tokens": (5, 8), "vector": (7,)}
+
+
+@pytest.mark.parametrize(("source", "target"), itertools.product(FORMS, FORMS))
+def test_every_form_can_be_matched_to_every_other(source, target):
+    match = Match(FORMS[source], FORMS[target])
+    x = torch.randn(2, *FORMS[source], requires_grad=True)
+    y = match(x)
+    assert y.shape == (2, *FORMS[target])
+    y.square().sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert all(p.grad is not None for p in match.parameters())
+
+
+def test_a_map_keeps_where_things_are_when_it_is_matched():
+    match = Match((2, 2, 2), (1, 4, 4))
+    torch.nn.init.ones_(match.project.weight)
+    torch.nn.init.zeros_(match.project.bias)
+    x = torch.zeros(1, 2, 2, 2)
+    x[0, :, 0, 1] = 1.0
+    found = match(x)[0, 0]
+    assert found[0, 3] == 2.0 and found[3, 0] == 0.0 and found.argmax() == 3

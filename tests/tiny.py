@@ -1,0 +1,78 @@
+"""Rows and specs that are small enough to train in a test."""
+
+from pathlib import Path
+
+import torch
+
+from fuse_search.data import Data, Target
+from fuse_search.nets.merged import Merged, build
+from fuse_search.spec import Choice, TrialSpec
+from fuse_search.train.loop import Epoch, fit
+from fuse_search.trial import Shared
+
+CPU = torch.device("cpu")
+
+
+def choice(name: str, **options) -> Choice:
+    return Choice(name=name, options=options)
+
+
+def rows(count: int = 40, side: int = 8, channels: int = 1) -> Data:
+    """Images and vectors with the targets `left` and `right` of 3 classes, and the number `age`."""
+    generator = torch.Generator().manual_seed(7)
+    image = torch.randint(0, 256, (count, channels, side, side), generator=generator).byte()
+    vector = torch.randn(count, 5, generator=generator) * 3 + 2
+    labels = torch.arange(count) % 3
+    image[:, 0, 0, 0] = (labels * 100).byte()
+    return Data.of(
+        {"image": image, "vector": vector},
+        {
+            "left": Target(labels, ("a", "b", "c")),
+            "right": Target(labels.flip(0), ("a", "b", "c")),
+            "age": Target(vector[:, 0] * 2 + 30, None),
+        },
+        dict(zip(("train", "val", "test"), torch.arange(count).split([count - 16, 8, 8]), strict=True)),
+    )
+
+
+def spec(**sections) -> TrialSpec:
+    """Two small CNNs side by side; `train`, `merge` and the like replace parts of it."""
+    base = {
+        "study": "tiny",
+        "data": {"source": choice("multidigits")},
+        "tasks": {"left": {"type": "classification"}, "right": {"type": "classification"}},
+        "branches": {
+            "a": {"network": choice("conv3x3", width=8)},
+            "b": {"network": choice("conv5x5", width=6)},
+        },
+    }
+    given = {**base, **sections}
+    given["merge"] = {"use": tuple(given["branches"]), **sections.get("merge", {})}
+    for training in ("train", "solo"):
+        given[training] = {"epochs": 2, "batch_size": 8, **sections.get(training, {})}
+    return TrialSpec.model_validate(given)
+
+
+def parallel(fusion: str = "concat", **options) -> dict:
+    """A `merge` section with this fusion."""
+    return {"topology": choice("parallel", fusion=choice(fusion, **options))}
+
+
+def train(given: TrialSpec, data: Data) -> tuple[Merged, list[Epoch]]:
+    """Build the network of a spec and train it."""
+    network = build(given, data)
+    return network, list(fit(network, given, data, CPU))
+
+
+def shared(data: Data, folder: Path) -> Shared:
+    return Shared(data, CPU, folder)
+
+
+def snapshot(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of all parameters and buffers."""
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two states are equal to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
