@@ -23,7 +23,7 @@ def rows(count: int = 40, side: int = 8, channels: int = 1) -> Data:
     image = torch.randint(0, 256, (count, channels, side, side), generator=generator).byte()
     vector = torch.randn(count, 5, generator=generator) * 3 + 2
     labels = torch.arange(count) % 3
-    image[:, 0, 0, 0] = (labels * 100).byte()
+    image[:, 0, :3, :3] = (labels * 100).byte()[:, None, None]
     return Data.of(
         {"image": image, "vector": vector},
         {
@@ -31,7 +31,11 @@ def rows(count: int = 40, side: int = 8, channels: int = 1) -> Data:
             "right": Target(labels.flip(0), ("a", "b", "c")),
             "age": Target(vector[:, 0] * 2 + 30, None),
         },
-        dict(zip(("train", "val", "test"), torch.arange(count).split([count - 16, 8, 8]), strict=True)),
+        dict(
+            zip(
+                ("train", "val", "test"), torch.arange(count).split([count - 16, 8, 8]), strict=True
+            )
+        ),
     )
 
 

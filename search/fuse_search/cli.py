@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from .errors import InputError
+from .errors import InputError, StudyStopped
 
 # torch, optuna and mlflow take seconds to import: every verb imports what it needs when it runs.
 
@@ -197,6 +197,9 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
+    except StudyStopped as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
     except click.ClickException as error:
         error.show()
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""The two ways in which somebody's input or one trial can be at fault."""
+"""What can be at fault: somebody's input, one trial, or trial after trial."""
 
 
 class InputError(Exception):
@@ -7,3 +7,7 @@ class InputError(Exception):
 
 class TrialError(Exception):
     """One trial can't be built or trained: its text is the reason that is recorded."""
+
+
+class StudyStopped(Exception):
+    """Trial after trial failed, so the study was stopped: its text is a diagnosis."""

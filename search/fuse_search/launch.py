@@ -77,7 +77,7 @@ def run(
     tracking_uri: str | None = None,
     console: Console | None = None,
 ) -> FusionStudy:
-    """Create the study of a space file or continue it, until it holds `trials` finished ones in all.
+    """Create the study of a space file or continue it, until it has `trials` finished ones.
 
     Args:
         space: a space file; its study's name decides what is continued.

@@ -57,16 +57,14 @@ class Progress:
         shown = f" {value:.4f}" if value is not None else ""
         self._show("trials", f"{name}: epoch {number + 1}/{epochs}{shown}")
 
-    def end(
-        self, name: str, how: str, value: float | None, best: float | None, *, counts: bool
-    ) -> None:
-        """A trial ended; one that failed doesn't count."""
+    def end(self, name: str, how: str, value: float | None, best: float | None) -> None:
+        """A trial was finished."""
         self.best = best
-        self.done += counts
+        self.done += 1
         score = f"{value:.4f}" if value is not None else "–"
         so_far = f"best {best:.4f}" if best is not None else "no best yet"
         count = f"[{self.done:>{len(str(self.total))}}/{self.total}]"
-        self.say(f"{count} {name:<44} {how:<9} {score:>8}   {so_far}   {self.left()}")
+        self.say(f"{count} {name:<44} {how:<10} {score:>8}   {so_far}   {self.left()}")
         self._show("trials", "")
 
     def left(self) -> str:

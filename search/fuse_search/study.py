@@ -242,11 +242,15 @@ def open_study(url: str, name: str, search: Search, seed: int, epochs: int) -> S
     Raises:
         InputError: the storage can't be opened, or holds the study with another direction.
     """
-    direction = "maximize" if search.maximize else "minimize"
+    direction: Literal["maximize", "minimize"] = "maximize" if search.maximize else "minimize"
+    storage = _storage(url)
     with _quiet():
-        study = optuna.create_study(
-            storage=_storage(url), study_name=name, direction=direction, load_if_exists=True
-        )
+        try:  # creating an existing study would write to the journal
+            study = optuna.load_study(storage=storage, study_name=name)
+        except KeyError:
+            study = optuna.create_study(
+                storage=storage, study_name=name, direction=direction, load_if_exists=True
+            )
     return Study(study, search, seed, epochs)
 
 

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -269,9 +270,11 @@ def _save(network: nn.Module, example: Tensor, record: Any, folder: Path) -> tup
     settings = {"mlflow_model": record, "signature": signature, "pip_requirements": pins}
     try:
         path = folder / "pt2"
-        mlflow.pytorch.save_model(
-            network, path, input_example=example, serialization_format="pt2", **settings
-        )
+        with warnings.catch_warnings():  # torch's own, about how it packs tensors that share memory
+            warnings.simplefilter("ignore")
+            mlflow.pytorch.save_model(
+                network, path, input_example=example, serialization_format="pt2", **settings
+            )
         # torch.export may have fixed the batch size without saying so.
         exported = mlflow.pytorch.load_model(str(path))
         exported(example[:1])

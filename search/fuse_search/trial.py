@@ -24,7 +24,7 @@ from .data import Data, load
 from .errors import InputError
 from .nets.merged import Merged, build, build_ensemble
 from .nets.topology import Ensemble, fit_weights
-from .nets.weights import load_state, save_state, solo
+from .nets.weights import FILES, load_state, save_state, solo
 from .spec import Choice, Losses, Merge, TrialSpec, Unfreeze
 from .train.loop import Epoch, classes_of, fit, measure, predict
 from .written import written
@@ -111,7 +111,8 @@ class Trial:
             network = build(spec, shared.data, states)
             network.unfreeze(spec, spec.train.epochs - 1)
         # Convolutions and pooling are faster so, on a GPU and on a CPU.
-        self.network = network.to(shared.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(shared.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: Merged | Ensemble = network
 
     @cached_property
     def costs(self) -> dict[str, float]:
@@ -249,6 +250,10 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
 def digest(spec: TrialSpec, shared: Shared) -> str:
     """A name for the content of a training: equal for equal specs on equal rows and machinery."""
     content = [identity(spec), shared.data.digest, shared.device.type, torch.__version__]
+    for name in spec.merge.use:
+        weights = spec.branches[name].weights
+        files = [f for f in (weights.name, weights.options.get("start", "")) if f.endswith(FILES)]
+        content += [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
 

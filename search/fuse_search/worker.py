@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .errors import TrialError
+from .errors import StudyStopped, TrialError
 from .figures import confusion, curves
 from .nets.weights import save_state
 from .preflight import Preflight
@@ -22,16 +22,13 @@ from .progress import Progress
 from .space import Space
 from .spec import Choice, Losses, Merge, TrialSpec, Unfreeze
 from .study import Row, Study
-from .suggest import Corner, parameters, suggest, to_yaml, written
+from .suggest import Corner, parameters, suggest, to_yaml
 from .tracker import Run
 from .train.loop import Epoch
 from .trial import Trial, alone, identity, trained
+from .written import written
 
 FAILURES_IN_A_ROW = 5
-
-
-class TooManyFailures(Exception):
-    """The last trials all failed; the text is a diagnosis."""
 
 
 @dataclass
@@ -82,75 +79,84 @@ class Worker:
         """Run trials until the study holds `total` finished ones in all.
 
         Raises:
-            TooManyFailures: the last trials all failed, and more would only burn the budget.
+            StudyStopped: the last trials all failed, and more would only burn the budget.
         """
         best = self.study.best()
         self.progress.begin(self.study.finished(), total, best.value if best else None)
         while self.study.finished() < total and not self.study.exhausted:
             if len(self.reasons) >= FAILURES_IN_A_ROW:
                 listed = "\n".join(f"  {reason}" for reason in dict.fromkeys(self.reasons))
-                raise TooManyFailures(f"the last {len(self.reasons)} trials failed:\n{listed}")
+                raise StudyStopped(
+                    f"stopped: the last {len(self.reasons)} trials failed:\n{listed}"
+                )
             self.one()
 
     def one(self) -> None:
-        """One trial, from asking to telling."""
+        """One trial, from asking to telling. Its own fault ends it, but never the study."""
         asked = self.study.ask()
-        number, spec = asked.number, suggest(self.space, asked)
-        name = f"{number} {describe(spec)}"
-        content = json.dumps(identity(spec, self.ready.stages))
-        same = hashlib.sha256(content.encode()).hexdigest()[:24]
-        known = self.study.known(same)
-        params = parameters(self.space, spec)
-        self.study.remember(number, name=name, spec=written(spec), params=params, identity=same)
-        run = self.parent.child(name, params, {"trial": str(number)})
-        self.study.remember(number, run=run.run_id)
-        run.text("spec.yaml", to_yaml(spec))
+        number, run = asked.number, None
+        fault: _Fault | None = None
         try:
+            spec = suggest(self.space, asked)
+            run = self._announce(number, spec)
+            known = self.study.known(self._identity(spec))
             how, value = (
                 self._repeat(number, known, run) if known else self._train(number, spec, run)
             )
         except (KeyboardInterrupt, SystemExit):
             self.study.remember(number, reason="interrupted", interrupted=True)
             self.study.tell(number, "failed")
-            run.end("KILLED")
+            if run:
+                run.end("KILLED")
             raise
         except Exception as error:
-            how, value = "failed", None
-            self._failed(number, run, error)
-        else:
-            self.reasons.clear()
-            self.study.tell(number, how, value)
-            run.describe({}, {"state": how})
-            run.end("FINISHED")
+            fault = _Fault.of(error)  # its text only: the error itself holds on to memory
+        if fault:
+            self._failed(number, run, fault)
+            return
+        assert run is not None
+        self.reasons.clear()
+        self.study.tell(number, how, value)
+        run.describe({}, {"state": how})
+        run.end("FINISHED")
         best = self.study.best()
         self._keep_only(best)
-        note = f"= {known.number}" if known else how
-        self.progress.end(name, note, value, best.value if best else None, counts=how != "failed")
+        name = f"{number} {describe(spec)}"
+        note = f"same as {known.number}" if known else how
+        self.progress.end(name, note, value, best.value if best else None)
 
-    def _train(self, number: int, spec: TrialSpec, run: Run) -> tuple[str, float | None]:
+    def _identity(self, spec: TrialSpec) -> str:
+        content = json.dumps(identity(spec, self.ready.stages))
+        return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+    def _announce(self, number: int, spec: TrialSpec) -> Run:
+        """Note what this trial is, in the study and as a new run."""
+        name, params = f"{number} {describe(spec)}", parameters(self.space, spec)
+        run = self.parent.child(name, params, {"trial": str(number)})
+        about = {"name": name, "spec": written(spec), "params": params, "run": run.run_id}
+        self.study.remember(number, **about)
+        run.text("spec.yaml", to_yaml(spec))
+        return run
+
+    def _train(self, number: int, spec: TrialSpec, run: Run) -> tuple[str, float]:
         """Train and log; gives how the trial ended and its value."""
+        self.study.remember(number, identity=self._identity(spec))
         trial, history, how = Trial(spec, self.ready.shared), [], "complete"
-        run.log(trial.costs)
+        name, epochs = f"{number} {describe(spec)}", spec.train.epochs
         for epoch in trial.epochs():
             history.append(epoch)
             run.log(epoch.metrics, epoch.number)
             value = epoch.metrics[self.target]
-            self.progress.epoch(
-                f"{number} {describe(spec)}", epoch.number, spec.train.epochs, value
-            )
-            last = epoch.number == spec.train.epochs - 1 or trial.joins_outputs
-            if (
-                not trial.joins_outputs
-                and self.study.report(number, epoch.number, value)
-                and not last
-            ):
+            self.progress.epoch(name, epoch.number, epochs, value)
+            if trial.joins_outputs:  # what isn't trained can't be compared epoch by epoch
+                continue
+            if self.study.report(number, epoch.number, value) and epoch.number + 1 < epochs:
                 how = "pruned"
                 break
         self.study.remember(number, metrics=self._finish(run, trial, history))
         if how == "complete" and self.study.improves(value):
-            save_state(
-                self._checkpoint(number), trial.network.state_dict(), {"spec": to_yaml(spec)}
-            )
+            about = {"spec": to_yaml(spec)}
+            save_state(self._checkpoint(number), trial.network.state_dict(), about)
         return how, value
 
     def _repeat(self, number: int, known: Row, run: Run) -> tuple[str, float | None]:
@@ -173,21 +179,17 @@ class Worker:
         run.log(trial.costs)
         return history[-1].metrics | trial.costs
 
-    def _failed(self, number: int, run: Run, error: Exception) -> None:
-        """End a trial at its own fault; the study goes on."""
-        text = str(error) or type(error).__name__
-        known = isinstance(error, TrialError)
-        reason = (
-            text.splitlines()[0] if known else f"{type(error).__name__}: {text.splitlines()[0]}"
-        )
-        if not known:
-            run.text("traceback.txt", "".join(traceback.format_exception(error)))
-        self.study.remember(number, reason=reason)
+    def _failed(self, number: int, run: Run | None, fault: _Fault) -> None:
+        """End a trial at its own fault."""
+        self.study.remember(number, reason=fault.reason)
         self.study.tell(number, "failed")
-        run.describe({}, {"state": "failed", "reason": reason})
-        run.end("FAILED")
-        self.reasons.append(reason)
-        self.progress.say(f"trial {number} failed: {reason}")
+        if run:
+            if fault.trace:
+                run.text("traceback.txt", fault.trace)
+            run.describe({}, {"state": "failed", "reason": fault.reason})
+            run.end("FAILED")
+        self.reasons.append(fault.reason)
+        self.progress.say(f"trial {number} failed: {fault.reason}")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -203,6 +205,21 @@ class Worker:
         value = epoch.metrics.get(self.target)
         alone = f"{spec.merge.use[0]} alone on {'+'.join(spec.tasks)}"
         self.progress.epoch(alone, epoch.number, spec.train.epochs, value)
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """Why a trial failed, and where in the code unless it is a reason that we know."""
+
+    reason: str
+    trace: str
+
+    @classmethod
+    def of(cls, error: Exception) -> _Fault:
+        text = (str(error).splitlines() or [""])[0]
+        if isinstance(error, TrialError):
+            return cls(text, "")
+        return cls(f"{type(error).__name__}: {text}", "".join(traceback.format_exception(error)))
 
 
 def _evaluated(spec: TrialSpec, ready: Preflight) -> tuple[Trial, list[Epoch]]:

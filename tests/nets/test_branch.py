@@ -61,13 +61,17 @@ def test_a_tap_below_the_first_stage_is_refused():
         branch().cut(-4)
 
 
-@pytest.mark.parametrize(("tap", "depth", "trained"), [(-1, 1, {2}), (-2, 1, {1}), (-1, 9, {0, 1, 2})])
+@pytest.mark.parametrize(
+    ("tap", "depth", "trained"), [(-1, 1, {2}), (-2, 1, {1}), (-1, 9, {0, 1, 2})]
+)
 def test_depth_is_counted_from_the_tap_down(tap, depth, trained):
     cut = branch().cut(tap)
     cut.unfreeze(depth)
     found = {i for i, s in enumerate(cut.stages) if all(p.requires_grad for p in s.parameters())}
     assert found == trained
-    untouched = [p for i in range(len(cut.stages)) if i not in trained for p in cut.stages[i].parameters()]
+    untouched = [
+        p for i in range(len(cut.stages)) if i not in trained for p in cut.stages[i].parameters()
+    ]
     assert not any(p.requires_grad for p in untouched)
 
 
@@ -103,7 +107,7 @@ def test_the_mean_is_over_positions_whatever_the_layout():
 FORMS = {"map": (6, 4, 4), "map, channels last": (4, 4, 6), "tokens": (5, 8), "vector": (7,)}
 
 
-@pytest.mark.parametrize(("source", "target"), itertools.product(FORMS, FORMS))
+@pytest.mark.parametrize(("source", "target"), list(itertools.product(FORMS, FORMS)))
 def test_every_form_can_be_matched_to_every_other(source, target):
     match = Match(FORMS[source], FORMS[target])
     x = torch.randn(2, *FORMS[source], requires_grad=True)

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from tiny import choice, rows, spec
 from torch import nn
 
 from fuse_search.nets.merged import build
 from fuse_search.nets.topology import Ensemble, fit_weights
+from tiny import choice, rows, spec
 
 DATA = rows()
 IMAGES = {"image": DATA.inputs["image"][:4] / 255}
@@ -23,7 +23,9 @@ def test_parallel_fuses_the_pooled_taps_of_all_branches():
 
 
 def test_a_cascade_feeds_each_tap_into_the_next_branch():
-    network = build(spec(merge=cascade(order=("b", "a"), entry=1) | {"tap": {"a": -1, "b": -2}}), DATA)
+    network = build(
+        spec(merge=cascade(order=("b", "a"), entry=1) | {"tap": {"a": -1, "b": -2}}), DATA
+    )
     assert list(network.branches) == ["b", "a"]
     b, a = network.branches.values()
     assert len(b.stages) == 2 and len(a.stages) == 2  # b is tapped early, a entered late

@@ -104,7 +104,7 @@ def join(spec: TrialSpec, data: Data, branches: dict[str, Branch]) -> Merged:
     return Merged(topology, heads, spec.train.dropout)
 
 
-def build_ensemble(spec: TrialSpec, members: dict[str, nn.Module]) -> Ensemble:
+def build_ensemble(spec: TrialSpec, members: Mapping[str, nn.Module]) -> Ensemble:
     """Build the ensemble of members that map inputs by name to outputs by task."""
     kinds = {task: about.type == "classification" for task, about in spec.tasks.items()}
     return Ensemble(members, kinds, **spec.merge.topology.options)

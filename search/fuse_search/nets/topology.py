@@ -7,6 +7,7 @@ whole networks, each trained alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Literal
 
@@ -68,7 +69,7 @@ class Ensemble(nn.Module):
 
     def __init__(
         self,
-        members: dict[str, nn.Module],
+        members: Mapping[str, nn.Module],
         classification: dict[str, bool],
         *,
         weights: Literal["average", "fitted"] = "average",

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ..study import Study
 from .answer import Answer, Line, by_kind, number, scored
@@ -121,7 +121,9 @@ def cost(study: Study, found: Answer) -> Figure | None:
             axes.plot(line.trainable, line.value, mark, color=color, markersize=8, label=label)
         else:
             _level(axes, line, i)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="trainable parameters", ylabel=_target(found))
     _legend(figure, axes)
     return figure

@@ -135,7 +135,7 @@ def _subset(document: Document, marker: Any, domain: Subset, known: Tables, key:
     if of and not domain.min <= most <= len(of):
         rule = f"must be min ≤ max ≤ {len(of)}, the number of branches"
         document.problem(key, rule, found={"min": domain.min, "max": most})
-    return Subset(of=of, min=domain.min, max=most)
+    return domain.model_copy(update={"of": of, "max": most})
 
 
 def _simplex(document: Document, domain: Simplex, tasks: list[str], key: Key) -> Domain:
@@ -148,7 +148,7 @@ def _simplex(document: Document, domain: Simplex, tasks: list[str], key: Key) ->
         document.problem((*key, "low"), rule, found=domain.low)
     if domain.step and Decimal(1) % Decimal(str(domain.step)):
         document.problem((*key, "step"), "must divide one", found=domain.step)
-    return Simplex(over=tasks, low=domain.low, step=domain.step)
+    return domain.model_copy(update={"over": tasks})
 
 
 def _errors(annotation: Any, value: Any) -> list[ErrorDetails]:
@@ -161,5 +161,9 @@ def _errors(annotation: Any, value: Any) -> list[ErrorDetails]:
 
 def _rule(detail: ErrorDetails) -> str:
     """A pydantic error as the rule that was broken."""
+    if detail["type"] == "string_pattern_mismatch":
+        return "must be up to 64 letters, digits, . - and _, and begin with a letter or digit"
+    if detail["type"] == "too_short":
+        return "must not be empty"
     text = detail["msg"].removeprefix("Value error, ")
     return (text[:1].lower() + text[1:]).replace("input should", "must")

@@ -226,15 +226,17 @@ class _Reader:
     def categorical(self, annotation: Any, domain: Categorical, key: Key) -> Categorical:
         choices, labels = [], []
         for i, raw in enumerate(domain.choices):
-            place = (*key, "choices", i)
+            place, before = (*key, "choices", i), len(self.document.problems)
             choice = self.value(annotation, raw, place)
+            if len(self.document.problems) > before:
+                continue
             if is_domain(raw) and not isinstance(choice, Choice):
                 self.document.problem(place, "a choice can't be a domain itself", found=raw)
             elif label(choice) in labels:
                 self.document.problem(place, "names one choice twice", found=label(choice))
             choices.append(choice)
             labels.append(label(choice))
-        return Categorical(choices=choices)
+        return domain.model_copy(update={"choices": choices})
 
 
 def _as_written(default: Any) -> Any:

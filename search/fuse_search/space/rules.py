@@ -21,9 +21,10 @@ def check(document: Document, tree: dict[str, Any]) -> None:
 
     A rule is left out where the parts that it ties together are wrong themselves.
     """
-    wrong = {key[0] for key, _ in document.problems if key}
-    for rule, sections in RULES.items():
-        if all(name in tree and name not in wrong for name in sections):
+    wrong = [key for key, _ in document.problems if key]
+    for rule, parts in RULES.items():
+        touched = any(a[: len(b)] == b or b[: len(a)] == a for a in wrong for b in parts)
+        if not touched and all(part[0] in tree for part in parts):
             rule(document, tree)
 
 
@@ -73,9 +74,10 @@ def _objective(document: Document, tree: dict[str, Any]) -> None:
 
 
 def _files(document: Document, tree: dict[str, Any]) -> None:
-    for name, branch in tree["branches"].items():
-        weights = branch["weights"]
-        for text in (weights.name, weights.options.get("start")):
+    for name, branch in tree.get("branches", {}).items():
+        weights = branch.get("weights")
+        names = (weights.name, weights.options.get("start")) if isinstance(weights, Choice) else ()
+        for text in names:
             if isinstance(text, str) and text.endswith(CHECKPOINTS) and not _is_file(text):
                 key = ("branches", name, "weights")
                 document.problem(key, "must be a file that is there", found=text)
@@ -112,11 +114,11 @@ def _grid(document: Document, tree: dict[str, Any]) -> None:
                 document.problem(key, rule, found=int(values))
 
 
-# Each rule with the sections of the space that it ties together.
-RULES: dict[Callable[[Document, dict[str, Any]], None], tuple[str, ...]] = {
-    _folder: ("study",),
-    _objective: ("tasks", "search"),
-    _files: ("branches",),
-    _fixed_weights: ("tasks", "losses"),
-    _grid: ("search", "merge", "unfreeze", "losses", "train"),
+# Each rule with the parts of the space that must be right for it.
+RULES: dict[Callable[[Document, dict[str, Any]], None], tuple[Key, ...]] = {
+    _folder: (("study",),),
+    _objective: (("tasks",), ("search", "maximize"), ("search", "minimize")),
+    _files: (),
+    _fixed_weights: (("tasks",), ("losses",)),
+    _grid: (("search", "sampler"), ("merge",), ("unfreeze",), ("losses",), ("train",)),
 }

@@ -83,16 +83,20 @@ def _table(model: type[Record], searched: bool) -> Schema:
 
 def _domains(marker: Any, plain: Schema) -> list[Schema]:
     """The domains that fit a leaf of this schema."""
+    over_tasks = isinstance(marker, Pick) and marker.shorthand
+    # weights by task: the one domain that may itself be a choice
+    weights: list[Schema] = [{"$ref": "#/definitions/Simplex"}] if over_tasks else []
     found: list[Schema] = [
+        *weights,
         {
             "type": "object",
             "properties": {
                 "type": {"const": Categorical.model_fields["type"].default},
-                "choices": {"type": "array", "items": plain, "minItems": 1},
+                "choices": {"type": "array", "items": {"anyOf": [plain, *weights]}, "minItems": 1},
             },
             "required": ["type", "choices"],
             "additionalProperties": False,
-        }
+        },
     ]
     kinds = {plain.get("type"), *(option.get("type") for option in plain.get("anyOf", ()))}
     if "number" in kinds:
@@ -101,8 +105,6 @@ def _domains(marker: Any, plain: Schema) -> list[Schema]:
         found.append({"$ref": "#/definitions/IntRange"})
     if isinstance(marker, OneOf):
         found.append({"$ref": "#/definitions/Subset"})
-    if isinstance(marker, Pick) and marker.shorthand:
-        found.append({"$ref": "#/definitions/Simplex"})
     return found
 
 

@@ -1,0 +1,153 @@
+import pytest
+import torch
+from torch import nn
+
+from fuse_search.errors import InputError, TrialError
+from fuse_search.nets.merged import Number, build, build_branch, seeded
+from fuse_search.nets.networks import NETWORKS
+from fuse_search.nets.weights import save_state
+from tiny import choice, parallel, rows, same, snapshot, spec, train
+
+DATA = rows()
+INPUTS = {"image": DATA.inputs["image"][:4] / 255, "vector": DATA.inputs["vector"][:4]}
+
+
+def with_branches(**branches):
+    return spec(branches=branches)
+
+
+def test_a_head_for_each_task_reads_the_same_features():
+    network = build(spec(), DATA).eval()
+    features = network.topology(INPUTS)
+    found = network(INPUTS)
+    assert list(found) == ["left", "right"]
+    for output, head in zip(found.values(), network.heads, strict=True):
+        torch.testing.assert_close(output, features @ head.weight.T + head.bias)
+
+
+def test_numbers_come_in_the_unit_of_the_target():
+    head = Number(2, mean=30.0, std=4.0)
+    features = torch.randn(5, 2)
+    expected = (features @ head.linear.weight.T + head.linear.bias)[:, 0] * 4 + 30
+    torch.testing.assert_close(head(features), expected)
+    network = build(spec(tasks={"age": {"type": "regression"}}), DATA)
+    known = DATA.targets["age"].values[DATA.splits["train"]]
+    assert network.heads[0].mean == known.mean() and network.heads[0].std == known.std()
+
+
+def test_dropout_comes_before_the_heads():
+    network = build(spec(train={"dropout": 0.5}), DATA)
+    torch.manual_seed(0)
+    found = network(INPUTS)
+    torch.manual_seed(0)
+    features = nn.functional.dropout(network.topology(INPUTS), 0.5)
+    torch.testing.assert_close(found["left"], network.heads[0](features))
+
+
+def test_equal_seeds_give_equal_weights_whatever_else_was_drawn():
+    one = snapshot(build(spec(seed=3), DATA))
+    torch.manual_seed(99)
+    torch.rand(7)
+    assert same(one, snapshot(build(spec(seed=3), DATA)))
+    assert not same(one, snapshot(build(spec(seed=4), DATA)))
+
+
+def test_building_leaves_the_random_numbers_of_others_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with seeded("anything"):
+        torch.rand(9)
+    build(spec(), DATA)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_branch_has_the_same_weights_beside_any_others():
+    a, c = {"network": choice("conv3x3", width=8)}, {"network": choice("mlp", width=4)}
+    alone = build(with_branches(a=a), DATA).branches["a"]
+    others = spec(branches={"c": c, "a": a}, merge=parallel("gated"))
+    beside = build(others, DATA).branches["a"]
+    above = build(spec(branches={"a": a, "c": c}, merge={"topology": choice("cascade")}), DATA)
+    assert same(snapshot(alone), snapshot(beside))
+    assert same(snapshot(alone), snapshot(above.branches["a"]))
+
+
+def test_two_branches_of_one_network_differ():
+    a = {"network": choice("conv3x3", width=8)}
+    network = build(with_branches(a=a, b=a), DATA)
+    assert not same(*(snapshot(branch) for branch in network.branches.values()))
+
+
+def test_a_given_state_becomes_the_branch_up_to_its_tap():
+    trained, _ = train(spec(), DATA)
+    state = snapshot(trained.branches["a"])
+    cut = build(spec(merge={"tap": -2}), DATA, {"a": state}).branches["a"]
+    assert len(cut.stages) == 2
+    assert all(torch.equal(value, state[name]) for name, value in cut.state_dict().items())
+
+
+def test_a_network_keeps_its_outputs_through_its_state():
+    trained, _ = train(spec(), DATA)
+    again = build(spec(seed=8), DATA)
+    again.load_state_dict(trained.state_dict())
+    trained.eval(), again.eval()
+    assert torch.equal(trained(INPUTS)["left"], again(INPUTS)["left"])
+
+
+def test_vectors_are_normalised_by_the_training_rows():
+    branch = {"network": choice("mlp", width=4), "input": "vector"}
+    built = build_branch("v", with_branches(v=branch), DATA)
+    entered = built.entry(DATA.inputs["vector"][DATA.splits["train"]])
+    torch.testing.assert_close(entered.mean(0), torch.zeros(5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(entered.std(0, correction=0), torch.ones(5))
+
+
+def test_branches_can_read_different_inputs():
+    image, vector = {"network": choice("conv3x3", width=8)}, {"network": choice("mlp", width=4)}
+    network = build(with_branches(i=image, v=vector | {"input": "vector"}), DATA)
+    found = network(INPUTS)["left"]
+    changed = network(INPUTS | {"vector": INPUTS["vector"] + 1})["left"]
+    assert found.shape == (4, 3) and not torch.equal(found, changed)
+
+
+def test_a_grey_image_fits_a_torchvision_network_at_the_size_of_the_branch():
+    branch = {"network": choice("resnet18"), "size": 32}
+    built = build_branch("r", with_branches(r=branch), DATA).eval()
+    assert built.entry.shape == (3, 32, 32)
+    assert built.vector(built(INPUTS["image"])).shape == (4, 512)
+
+
+@pytest.mark.parametrize("name", ["type", "values", "train", "half"])
+def test_tasks_and_branches_may_be_called_like_methods(name):
+    data = rows()
+    data.targets[name] = data.targets["left"]
+    given = spec(
+        tasks={name: {"type": "classification"}},
+        branches={name: {"network": choice("conv3x3", width=8)}},
+        losses={"weights": choice("uncertainty")},
+    )
+    network, _ = train(given, data)
+    assert list(network(INPUTS)) == list(network.branches) == [name]
+
+
+def test_a_branch_that_was_trained_alone_reads_its_input_as_that_training_did(tmp_path):
+    file = tmp_path / "start.safetensors"
+    with seeded("start"):
+        start = NETWORKS["conv3x3"]((1, 8, 8), width=8)
+    save_state(file, start.state_dict(), {})
+    weights = choice("solo", start=str(file))
+    branch = {"network": choice("conv3x3", width=8), "weights": weights}
+    built = build_branch("a", with_branches(a=branch), DATA)
+    expected = torch.cat([p.flatten() for p in start.parameters()])
+    assert torch.equal(torch.cat([p.flatten() for p in built.parameters()]), expected)
+
+
+def test_an_input_that_is_not_there_is_named():
+    branch = {"network": choice("conv3x3"), "input": "sound"}
+    with pytest.raises(InputError, match=r"branches\.a\.input: .* 'sound': image, vector"):
+        build(with_branches(a=branch), DATA)
+
+
+def test_a_tap_that_is_not_there_is_named():
+    with pytest.raises(TrialError, match="branch a: tap -4: the branch has 3 stages"):
+        build(spec(merge={"tap": {"a": -4, "b": -1}}), DATA)

@@ -1,0 +1,214 @@
+"""Networks written by hand in plain PyTorch train to the same losses as those built from a spec."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fuse_search.nets.merged import Merged, build
+from fuse_search.spec import TrialSpec
+from fuse_search.train.loop import fit
+from tiny import CPU, choice, rows, spec
+
+DATA = rows()
+SETTINGS = {
+    "epochs": 4,
+    "batch_size": 8,
+    "lr": 0.01,
+    "weight_decay": 0.1,
+    "clip": 0.5,
+    "warmup": 0.1,
+}
+
+
+def images(rows: torch.Tensor) -> torch.Tensor:
+    """Images as the networks read them: normalised by the training rows."""
+    x = DATA.inputs["image"].float() / 255
+    train = x[DATA.splits["train"]]
+    return (x[rows] - train.mean()) / train.std(correction=0)
+
+
+def copy(network: Merged, pairs: list[tuple[nn.Module, nn.Module]]) -> None:
+    """Give the layers written by hand the initial weights of those that were built."""
+    for mine, built in pairs:
+        with torch.no_grad():
+            for a, b in zip(mine.parameters(), built.parameters(), strict=True):
+                a.copy_(b)
+    counted = sum(p.numel() for _, built in pairs for p in built.parameters())
+    assert counted == sum(p.numel() for p in network.parameters())  # nothing was left out
+
+
+class Trunk(nn.Module):
+    """One small CNN and two heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)
+        self.dense = nn.Linear(64 * 2 * 2, 8)
+        self.left, self.right = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = F.max_pool2d(self.conv1(x).relu(), 2)
+        x = F.max_pool2d(self.conv2(x).relu(), 2)
+        x = self.dense(x.flatten(1)).relu()
+        return self.left(x), self.right(x)
+
+    def take(self, network):
+        [branch] = network.branches.values()
+        mine = [self.conv1, self.conv2, self.dense, self.left, self.right]
+        copy(network, list(zip(mine, [*branch.stages, *network.heads], strict=True)))
+
+
+class Fused(nn.Module):
+    """Two small CNNs side by side, concatenated, a hidden layer and two heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.a1, self.a2 = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)
+        self.a3 = nn.Linear(64 * 2 * 2, 8)
+        self.b1, self.b2 = nn.Conv2d(1, 16, 5, padding=2), nn.Conv2d(16, 32, 3, padding=1)
+        self.b3 = nn.Linear(32 * 2 * 2, 6)
+        self.hidden = nn.Linear(14, 128)
+        self.left, self.right = nn.Linear(128, 3), nn.Linear(128, 3)
+
+    def forward(self, x):
+        a = F.max_pool2d(self.a1(x).relu(), 2)
+        a = F.max_pool2d(self.a2(a).relu(), 2)
+        a = self.a3(a.flatten(1)).relu()
+        b = F.max_pool2d(self.b1(x).relu(), 2)
+        b = F.max_pool2d(self.b2(b).relu(), 2)
+        b = self.b3(b.flatten(1)).relu()
+        x = self.hidden(torch.cat([a, b], 1)).relu()
+        return self.left(x), self.right(x)
+
+    def take(self, network):
+        a, b = network.branches.values()
+        mine = [self.a1, self.a2, self.a3, self.b1, self.b2, self.b3, self.hidden]
+        built = [*a.stages, *b.stages, network.topology.fusion]
+        heads = [(self.left, network.heads[0]), (self.right, network.heads[1])]
+        copy(network, [*zip(mine, built, strict=True), *heads])
+
+
+class Chained(nn.Module):
+    """The map after a CNN's convolutions enters another CNN above its first block."""
+
+    def __init__(self):
+        super().__init__()
+        self.a1, self.a2 = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)
+        self.link = nn.Conv1d(64, 16, 1)
+        self.b2, self.b3 = nn.Conv2d(16, 32, 3, padding=1), nn.Linear(32 * 2 * 2, 6)
+        self.left, self.right = nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = F.max_pool2d(self.a1(x).relu(), 2)
+        x = F.max_pool2d(self.a2(x).relu(), 2)
+        x = F.conv2d(x, self.link.weight[..., None], self.link.bias)
+        x = F.interpolate(x, size=(4, 4), mode="bilinear")
+        x = F.max_pool2d(self.b2(x).relu(), 2)
+        x = self.b3(x.flatten(1)).relu()
+        return self.left(x), self.right(x)
+
+    def take(self, network):
+        a, b = network.branches.values()
+        mine = [self.a1, self.a2, self.link, self.b2, self.b3, self.left, self.right]
+        built = [*a.stages, network.topology.links[1], *b.stages, *network.heads]
+        copy(network, list(zip(mine, built, strict=True)))
+
+
+def by_hand(network: nn.Module, frozen_at) -> list[float]:
+    """Train and return the loss of every step; `frozen_at` gives an epoch's frozen layers."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    spared = [p for p in network.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": spared, "weight_decay": 0.0}], lr=0.01
+    )
+    warmup, steps, losses = 1, 12, []  # a tenth of 4 epochs of 3 steps
+    order = torch.Generator().manual_seed(0)
+    for epoch in range(4):
+        network.requires_grad_(True)
+        for layer in frozen_at(epoch):
+            layer.requires_grad_(False)
+        shuffled = DATA.splits["train"][torch.randperm(24, generator=order)]
+        for batch in shuffled.split(8):
+            done = max(0, len(losses) - warmup) / (steps - warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 * (1 + math.cos(math.pi * done)) / 2
+            left, right = network(images(batch))
+            targets = [DATA.targets[task].values[batch] for task in ("left", "right")]
+            loss = (F.cross_entropy(left, targets[0]) + F.cross_entropy(right, targets[1])) / 2
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+            optimizer.step()
+            losses.append(loss.item())
+    return losses
+
+
+class Recorded(nn.Module):
+    """A weighting that notes the total of every step."""
+
+    def __init__(self, weighting, totals):
+        super().__init__()
+        self.weighting, self.totals = weighting, totals
+
+    def forward(self, losses):
+        total = self.weighting(losses)
+        self.totals.append(total.item())
+        return total
+
+
+def as_built(network: Merged, given: TrialSpec, monkeypatch) -> list[float]:
+    from fuse_search.train import loop
+
+    totals: list[float] = []
+    make = loop.make_weighting
+    monkeypatch.setattr(loop, "make_weighting", lambda spec: Recorded(make(spec), totals))
+    list(fit(network, given, DATA, CPU))
+    return totals
+
+
+CNN = {"network": choice("conv3x3", width=8)}
+CASES = {
+    "two-head trunk": (
+        Trunk,
+        {
+            "branches": {"a": CNN},
+            "merge": {"topology": choice("parallel", fusion=choice("concat", width=None))},
+        },
+        lambda net, epoch: [],
+    ),
+    "parallel concat, one frozen to depth 1": (
+        Fused,
+        {"unfreeze": {"depth": {"a": 1, "b": "all"}}},
+        lambda net, epoch: [net.a1, net.a2],
+    ),
+    "cascade": (
+        Chained,
+        {"merge": {"topology": choice("cascade", entry=1), "tap": {"a": -2, "b": -1}}},
+        lambda net, epoch: [],
+    ),
+    "gradual unfreezing": (
+        Fused,
+        {"unfreeze": {"depth": {"a": 2, "b": 1}, "schedule": choice("gradual", every=1)}},
+        lambda net, epoch: [
+            [net.a1, net.a2, net.a3, net.b1, net.b2, net.b3],
+            [net.a1, net.a2, net.b1, net.b2],
+            [net.a1, net.b1, net.b2],
+            [net.a1, net.b1, net.b2],
+        ][epoch],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_hand_written_networks_train_to_the_same_losses_step_by_step(case, monkeypatch):
+    kind, sections, frozen = CASES[case]
+    given = spec(train=SETTINGS, **sections)
+    network, mine = build(given, DATA), kind()
+    mine.take(network)
+    found = as_built(network, given, monkeypatch)
+    expected = by_hand(mine, lambda epoch: frozen(mine, epoch))
+    assert len(found) == 12 and found[0] - found[-1] > 0.02
+    assert found == pytest.approx(expected, abs=1e-6)
