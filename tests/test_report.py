@@ -10,9 +10,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from fuse_search.report import answer, print_answer, status, write_report
+from fuse_search.report.answer import answer
+from fuse_search.report.files import write_report
 from fuse_search.report.plots import PLOTS, _pareto
-from fuse_search.report.table import amount
+from fuse_search.report.status import status
+from fuse_search.report.table import amount, print_answer
 from fuse_search.spec import Search
 from fuse_search.study import Study, open_study
 

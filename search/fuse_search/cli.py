@@ -97,7 +97,7 @@ def status(
 
 
 def _status(space: str, overrides: tuple[str, ...], results: str, storage: str | None) -> Any:
-    from .report import status as of
+    from .report.status import status as of
 
     return of(_existing(space, overrides, results, storage))
 
@@ -111,7 +111,8 @@ def report(
     study = _existing(_needed(space), overrides, results, storage)
     from rich.console import Console
 
-    from .report import print_answer, write_report
+    from .report.files import write_report
+    from .report.table import print_answer
 
     folder = Path(results) / study.name
     write_report(study, folder)

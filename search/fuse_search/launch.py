@@ -104,7 +104,8 @@ def run(
     study = _open(url, checked, ready)
     if dead := study.reap():
         console.print(f"the worker of trials {dead} was killed: they count as failed")
-    from .report import print_answer, write_report  # brings matplotlib: its cache has a place now
+    from .report.files import write_report  # brings matplotlib: its cache has a place now
+    from .report.table import print_answer
 
     if study.finished() < total or not _logged_best(study):
         _work(checked, ready, study, total, folder, tracking_uri, console)
@@ -182,7 +183,7 @@ def _work(
     tracking_uri: str | None,
     console: Console,
 ) -> None:
-    from .report import write_report
+    from .report.files import write_report
     from .worker import Worker
 
     tracker = Tracker(tracking_uri, folder.parent)
