@@ -227,6 +227,8 @@ def _started(arguments: list[str], cwd: Path, until: str, lines: int) -> subproc
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # whoever runs the tests in the background has had this signal ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     journal = cwd / "results/small" / until
     deadline = time.monotonic() + 120
