@@ -142,7 +142,8 @@ def test_improving_follows_the_direction(tmp_path):
 
 def test_trials_of_dead_workers_are_failed_and_those_of_living_ones_are_not(tmp_path):
     code = (
-        "import sys; from fuse_search.study import open_study\nfrom fuse_search.spec import Search\n"
+        "import sys; from fuse_search.study import open_study\n"
+        "from fuse_search.spec import Search\n"
         "s = open_study(sys.argv[1], 's', Search(maximize='mean_accuracy'), seed=0, epochs=1)\n"
         "print(s.ask().number)"
     )

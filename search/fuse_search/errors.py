@@ -1,5 +1,11 @@
 """What can be at fault: somebody's input, one trial, or trial after trial."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
 
 class InputError(Exception):
     """The input is wrong: its text is one message for the user, and the exit code is 2."""
@@ -11,3 +17,13 @@ class TrialError(Exception):
 
 class StudyStopped(Exception):
     """Trial after trial failed, so the study was stopped: its text is a diagnosis."""
+
+
+def nearest(name: Any, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest one, or else what there is."""
+    by_lower = {known.lower(): known for known in sorted(names)}
+    if close := get_close_matches(str(name).lower(), by_lower, n=1):
+        return f"; did you mean {by_lower[close[0]]!r}?"
+    known = list(by_lower.values())
+    listed = ", ".join(known[:12]) + (f", … ({len(known)} in all)" if len(known) > 12 else "")
+    return f"; there is {listed}" if known else ""

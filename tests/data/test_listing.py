@@ -89,7 +89,7 @@ def test_the_split_column_is_no_task(three):
     [
         (
             "file,kind\na.png,x\nB.png,y\n",
-            r"labels\.csv:3: there is no file .*; did .* b\.png",
+            r"labels\.csv:3: there is no file .*; did .* 'b\.png'",
         ),
         ("file,kind\na.png,x\n\nno/b.png,y\n", r"labels\.csv:4: there is no file .*b\.png$"),
         ("path,kind\na.png,x\n", r"labels\.csv:1: the first column must be file; found 'path'"),
@@ -97,7 +97,7 @@ def test_the_split_column_is_no_task(three):
         ("file,kind\na.png,\n", r"labels\.csv:2: the column kind is empty"),
         ("file,kind,kind\na.png,x,x\n", r"labels\.csv:1: columns need names that differ"),
         ("file,split\na.png,val\n", r"labels\.csv:1: no column besides file and split"),
-        ("file,split,k\na.png,vall,x\n", r"labels\.csv:2: split must be .* 'vall'; did .* val"),
+        ("file,split,k\na.png,vall,x\n", r"labels\.csv:2: split must be .* 'vall'; did .* 'val'"),
         ("file,y\na.png,1.5\nb.png,nan\n", r"labels\.csv:3: y is a column of numbers; found 'nan'"),
         ("file,kind\n", r"labels\.csv: a header and at least one row"),
     ],

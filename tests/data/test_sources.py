@@ -115,7 +115,7 @@ def test_a_csv_without_rows_of_a_split_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("multidigit", {}, "no data source multidigit; did you mean multidigits"),
+        ("multidigit", {}, "no data source multidigit; did you mean 'multidigits'"),
         ("folder:x", {"path": "."}, "folder takes no dataset name; found x"),
         ("torchvision", {}, "torchvision: is no classification dataset"),
         ("folder", {"path": "no/such"}, "there is no folder no/such"),

@@ -124,7 +124,7 @@ def test_missing_files_say_where_they_were_looked_for_and_how_to_get_them(tmp_pa
 
 
 def test_a_misspelt_dataset_gets_the_nearest_name(tmp_path):
-    with pytest.raises(InputError, match=r"torchvision:cifar1O .*did you mean CIFAR10\?"):
+    with pytest.raises(InputError, match=r"torchvision:cifar1O .*did you mean 'CIFAR10'\?"):
         read("cifar1O", tmp_path)
 
 

@@ -187,7 +187,7 @@ def test_position_embeddings_are_resized_to_the_image(tmp_path: Path):
     [
         ("resnet18", "IMAGENET1K_V3", "did you mean 'IMAGENET1K_V1'"),
         ("resnet18", "non", "did you mean 'none'"),
-        ("mlp", "IMAGENET1K_V1", "There are none, solo and files that end in .pt"),
+        ("mlp", "IMAGENET1K_V1", "there is none, solo"),
     ],
 )
 def test_unknown_weights_are_told_what_there_is(network, name, message):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fuse_search.errors import InputError
-from fuse_search.space.document import Document, dotted, nearest, quote, read_document
+from fuse_search.space.document import Document, dotted, quote, read_document
 
 
 def read(tmp_path: Path, text: str, *overrides: str) -> Document:
@@ -181,9 +181,3 @@ def test_dotted() -> None:
 def test_quote() -> None:
     assert quote({"b": [1, None], "a": "x y"}) == "{b: [1, null], a: x y}"
     assert quote("x" * 100) == "x" * 59 + "…"
-
-
-def test_nearest() -> None:
-    assert nearest("epoch", ["lr", "epochs"]) == "; did you mean 'epochs'?"
-    assert nearest("zzz", ["lr", "epochs"]) == "; there is epochs, lr"
-    assert nearest(None, []) == ""

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from fuse_search.data.nearest import nearest
 from fuse_search.data.record import SPLITS, Target
-from fuse_search.errors import InputError
+from fuse_search.errors import InputError, nearest
 
 
 @dataclass(frozen=True)

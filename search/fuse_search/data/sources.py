@@ -12,13 +12,12 @@ from torch import Tensor
 
 from fuse_search.data.images import decode, open_images
 from fuse_search.data.listing import list_csv, list_tree
-from fuse_search.data.nearest import nearest
 from fuse_search.data.overlay import PART_OF_SIDE, part_size
 from fuse_search.data.overlay import overlay as compose
 from fuse_search.data.record import Data, Target
 from fuse_search.data.splits import hold_out, three_ways
 from fuse_search.data.vision import read_dataset
-from fuse_search.errors import InputError
+from fuse_search.errors import InputError, nearest
 from fuse_search.spec import Count, DataSpec, Share
 
 

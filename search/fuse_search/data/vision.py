@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from fuse_search.data.images import decode
-from fuse_search.data.nearest import nearest
-from fuse_search.errors import InputError
+from fuse_search.errors import InputError, nearest
 
 # The splits that a dataset comes with, as the arguments that open each.
 BY_FLAG: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
@@ -80,7 +79,7 @@ def read_dataset(
     if name not in DATASETS:
         raise InputError(
             f"torchvision:{name} is no classification dataset of torchvision that is read"
-            f"{nearest(name, DATASETS)}. Known: {', '.join(DATASETS)}"
+            f"{nearest(name, DATASETS)}"
         )
     opened = {split: _open(name, root, download, a) for split, a in DATASETS[name].items()}
     rows = {split: _sample(len(dataset), limit, generator) for split, dataset in opened.items()}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from difflib import get_close_matches
 from math import prod
 from typing import Any
 
 import torchvision
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from ..spec import Choice, Count
 
 
@@ -57,12 +56,8 @@ def build_network(choice: Choice, shape: tuple[int, ...]) -> tuple[nn.Module, bo
         return NETWORKS[choice.name](shape, **choice.options), False
     names = torchvision_names()
     if choice.name not in names:
-        near = get_close_matches(choice.name, [*NETWORKS, *names], n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(
-            f"no network is called {choice.name!r}; {hint}"
-            f"There are {', '.join(NETWORKS)} and torchvision's classification models"
-        )
+        hint = nearest(choice.name, [*NETWORKS, *names])
+        raise InputError(f"no network is called {choice.name!r}{hint}")
     if choice.options:
         raise InputError(f"network {choice.name} has no options, found {', '.join(choice.options)}")
     arguments = _torchvision_arguments(choice.name, shape)

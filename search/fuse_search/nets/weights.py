@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.models import GoogLeNet, Inception3, VisionTransformer, WeightsEnum
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from ..spec import Choice, TaskNames
 from .networks import torchvision_names
 
@@ -149,13 +148,9 @@ def _torchvision_weights(network_name: str, name: str) -> WeightsEnum:
     if network_name in torchvision_names():
         known = dict(torchvision.models.get_model_weights(network_name).__members__)
     if name not in known:
-        names = [*WEIGHTS, *known]
-        near = get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(
-            f"{network_name} has no weights {name!r}; {hint}"
-            f"There are {', '.join(names)} and files that end in {', '.join(FILES)}"
-        )
+        hint = nearest(name, [*WEIGHTS, *known])
+        files = f"a file would end in {', '.join(FILES)}"
+        raise InputError(f"{network_name} has no weights {name!r} ({files}){hint}")
     return known[name]
 
 

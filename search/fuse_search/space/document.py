@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -112,16 +111,6 @@ def quote(value: Any, limit: int = 60) -> str:
     )
     text = text.removesuffix("\n").removesuffix("\n...").replace("\n", " ")
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def nearest(name: Any, names: Iterable[str]) -> str:
-    """`; did you mean 'x'?` or the list of what there is."""
-    known = sorted(names)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    listed = ", ".join(known[:12]) + (f", … ({len(known)} in all)" if len(known) > 12 else "")
-    return f"; there is {listed}" if known else ""
 
 
 def read_document(file: str | Path, overrides: Iterable[str] = ()) -> Document:

@@ -9,8 +9,9 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from ..errors import nearest
 from ..spec import OneOf, PerBranch, Pick
-from .document import Document, Key, nearest
+from .document import Document, Key
 from .domains import DOMAINS, Domain, FloatRange, IntRange, Simplex, Subset
 
 # Every trial must see the same rows, tasks and starting networks.

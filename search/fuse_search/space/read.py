@@ -13,10 +13,11 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
+from ..errors import nearest
 from ..spec import Choice, OneOf, PerBranch, Pick, Record, Search, TrialSpec
 from . import catalogue, rules
 from .catalogue import REQUIRED
-from .document import Document, Key, nearest, read_document
+from .document import Document, Key, read_document
 from .domains import DOMAINS, Categorical, IntRange
 from .fit import check_domain, check_names, check_value, is_domain, parse_domain, unpack
 from .tree import Space, label, searched

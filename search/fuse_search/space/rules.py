@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..errors import nearest
 from ..spec import Choice
 from . import catalogue
-from .document import Document, Key, nearest
+from .document import Document, Key
 from .domains import Categorical, Domain, FloatRange, IntRange, Simplex
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
