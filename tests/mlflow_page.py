@@ -25,7 +25,7 @@ def ui_server(results: Path, cwd: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = "import sys, pathlib, fuse_search.tracker as t; "
+    code = "import sys, pathlib, fuse_search.ui as t; "
     code += "t.serve_ui(None, pathlib.Path(sys.argv[1]), int(sys.argv[2]))"
     command = [sys.executable, "-c", code, str(results), str(port)]
     # A session of its own, so that the server's workers end with it.

@@ -67,6 +67,11 @@ def test_wrong_arguments_exit_with_2(tmp_path):
         assert fuse_search(*arguments, cwd=tmp_path, code=2).stderr
 
 
+def test_options_before_a_verb_are_not_lost_silently(tmp_path):
+    said = fuse_search("--results", "elsewhere", "status", cwd=tmp_path, code=2).stderr
+    assert "--results belongs behind the verb" in said
+
+
 def test_a_device_that_is_not_there_is_told(tmp_path):
     (tmp_path / "small.yaml").write_text(SMALL)
     arguments = ["--space", "small.yaml", "--device", "cuda:99"]
@@ -79,6 +84,9 @@ def test_a_storage_that_cannot_be_opened_is_told_without_its_password(tmp_path):
     url = "sqlite:////nowhere/at/all.db"
     said = fuse_search("--space", "small.yaml", "--storage", url, cwd=tmp_path, code=2).stderr
     assert "--storage" in said
+    url = "sqlite:///none.db"
+    fuse_search("status", "--space", "small.yaml", "--storage", url, cwd=tmp_path, code=2)
+    assert not (tmp_path / "none.db").exists()
     url = "nonsense://me:secret@host/db"
     said = fuse_search("--space", "small.yaml", "--storage", url, cwd=tmp_path, code=2).stderr
     assert "secret" not in said

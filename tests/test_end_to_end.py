@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 import fuse_search as package
@@ -282,3 +283,54 @@ def test_known_results_are_not_trained_again(tmp_path):
     for _, row in copies.iterrows():
         assert row["value"] == table["value"][int(row["duplicate_of"])]
     assert status(space, tmp_path)["epochs_trained"] == 4
+    client = Tracker(None, tmp_path / "results").client
+    (experiment,) = client.search_experiments(filter_string="name = 'small'")
+    runs = client.search_runs([experiment.experiment_id], "tags.`fuse_search.kind` = 'trial'")
+    for copy in runs:  # copies have curves and pictures too
+        history = client.get_metric_history(copy.info.run_id, "val/mean_accuracy")
+        assert [point.step for point in history] == [0, 1]
+        artifacts = {file.path for file in client.list_artifacts(copy.info.run_id)}
+        assert {"spec.yaml", "curves.png", "confusion", "environment.json"} <= artifacts
+    assert sum("duplicate_of" in copy.data.tags for copy in runs) == 4
+
+
+def test_other_rows_under_the_same_name_are_refused(tmp_path):
+    for kind in ("cat", "dog"):
+        (tmp_path / "pictures" / kind).mkdir(parents=True)
+        for i in range(12):
+            noise = torch.rand(8, 8, 3).mul(255).byte().numpy()
+            Image.fromarray(noise).save(tmp_path / "pictures" / kind / f"{i}.png")
+    space = tmp_path / "small.yaml"
+    text = SMALL.replace(
+        "{multidigits: {train: 128, val: 64, test: 64}}",
+        f"{{folder: {{path: {tmp_path}/pictures, val_share: 0.25, test_share: 0.25}}}}",
+    )
+    both = "  left: {type: classification}\n  right: {type: classification}\n"
+    text = text.replace(both, "  label: {type: classification}\n")
+    text = text.replace("tasks: [left]", "tasks: [label]").replace("{type: simplex}", "equal")
+    space.write_text(text)
+    run(space, 1)
+    (tmp_path / "pictures/dog/3.png").unlink()
+    with pytest.raises(package.InputError, match="other rows"):
+        run(space, 2)
+
+
+def test_a_failing_baseline_is_recorded_and_the_study_goes_on(tmp_path):
+    space = tmp_path / "small.yaml"
+    text = SMALL.replace("weights: {solo: {tasks: [left]}}", "weights: none")
+    space.write_text(text + "solo: {lr: 1.0e+30, optimizer: sgd, clip: null, epochs: 1}\n")
+    study = run(space, 1)
+    report = (study.folder / "report.md").read_text()
+    assert "The baseline a alone is missing: the training loss is" in report
+    assert list(study.trials["state"]) == ["complete"]
+
+
+def test_a_lost_checkpoint_is_trained_again(finished):
+    _, space, _ = finished
+    study = run(space, 6)
+    expected = study.load().state_dict()
+    (file,) = (study.folder / "checkpoints").glob("*.safetensors")
+    file.unlink()
+    found = study.load().state_dict()
+    assert all(torch.allclose(found[name], expected[name], atol=1e-4) for name in expected)
+    assert file.exists()

@@ -12,7 +12,7 @@ ROOT = Path(fuse_search.__file__).parent
 FLOORS = {
     1: ["spec", "errors", "progress", "written", "data"],
     2: ["nets", "tracker", "space"],
-    3: ["train", "suggest"],
+    3: ["train", "suggest", "identity", "ui"],
     4: ["trial", "study"],
     5: ["worker", "report", "figures", "preflight"],
     6: ["launch"],

@@ -66,7 +66,8 @@ def test_unreadable_image(pictures: Path, tmp_path: Path, capsys: Capture) -> No
 
 def test_missing_folder(tmp_path: Path, capsys: Capture) -> None:
     space = write(tmp_path, FOLDER, LABEL)
-    assert refused(capsys, space) == [":2: data.source: folder: there is no folder pictures"]
+    expected = ":2: data.source.folder.path: must be a folder that is there, found pictures"
+    assert refused(capsys, space) == [expected]
 
 
 def test_empty_split(pictures: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -105,13 +106,9 @@ def test_all_branches_that_do_not_fit_at_once(tmp_path: Path, capsys: Capture) -
 
 def test_corners_that_do_not_fit(tmp_path: Path, capsys: Capture) -> None:
     space = write(tmp_path, "multidigits")
-    fusion = "merge.topology={parallel: {fusion: {attention: {width: 9, heads: 2}}}}"
-    lines = refused(capsys, space, "--set", fusion)
-    assert lines == [
-        f"--set {fusion}: merge.topology: attention: 2 heads don't divide a width of 9 "
-        f"(in the corner attention(small), {end})"
-        for end in ("smallest", "largest")
-    ]
+    lines = refused(capsys, space, "--set", "merge.tap={type: int, low: -9, high: -1}")
+    assert len(lines) == 1
+    assert "tap -9: the branch has 3 stages (in the corner concat(small), smallest)" in lines[0]
 
 
 def test_device_that_is_not_there(tmp_path: Path, capsys: Capture) -> None:

@@ -70,6 +70,7 @@ def test_a_grid_tries_every_combination_once_and_then_ends(tmp_path):
         study.tell(trial.number, "complete", 0.5)
     # 4 subsets of at least 2 of 3 branches; sum, concat of 8, concat of 16, cascade
     assert len(seen) == len(set(seen)) == 16
+    assert opened(tmp_path, sampler=Choice(name="grid")).exhausted
 
 
 def test_suggestions_depend_on_the_seed_and_the_trials_not_on_restarts(tmp_path):
@@ -151,9 +152,34 @@ def test_trials_of_dead_workers_are_failed_and_those_of_living_ones_are_not(tmp_
     subprocess.run([sys.executable, "-c", code, url], check=True, timeout=60)
     study = opened(tmp_path)
     living = study.ask().number
-    assert study.reap() == [0]
-    assert [row.state for row in study.rows()] == ["failed", "running"]
+    assert [row.number for row in study.reap()] == [0]
+    # what was cut off is tried again first
+    assert [row.state for row in study.rows()] == ["failed", "running", "waiting"]
     assert study.rows()[living].attributes["worker"][1] == os.getpid()
+
+
+def test_what_was_cut_off_is_tried_again_with_the_same_parameters(tmp_path):
+    checked, study = space(tmp_path), opened(tmp_path)
+    first = study.ask()
+    spec = suggest(checked, first)
+    study.interrupt(first.number, "interrupted")
+    again = study.ask()
+    assert (again.number, suggest(checked, again)) == (1, spec)
+    assert study.rows()[0].attributes["reason"] == "interrupted"
+    assert opened(tmp_path).reap()[0].number == 1  # another process that has this one's number
+
+
+def test_pruners_count_epochs_that_are_done(tmp_path):
+    asha = Choice(name="asha", options={"first": 2, "factor": 2})
+    study = opened(tmp_path, pruner=asha)
+    told = {}
+    for value in (0.9, 0.1, 0.1):
+        number = study.ask().number
+        told[number] = [study.report(number, epoch, value) for epoch in range(3)]
+        study.tell(number, "complete", value)
+    assert told[0] == [False] * 3
+    assert told[2][0] is False and told[2][1] is True  # after two epochs, not one or three
+    assert list(study.rows()[0].epochs) == [0, 1, 2]
 
 
 def test_looking_at_a_study_that_is_not_there_creates_nothing(tmp_path):

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from fuse_search.errors import InputError
-from fuse_search.tracker import Tracker, masked, serve_ui
+from fuse_search.errors import InputError, masked
+from fuse_search.tracker import Tracker
+from fuse_search.ui import serve_ui
 
 
 class TwoHeads(nn.Module):
@@ -253,6 +254,7 @@ def test_a_store_that_does_not_open_is_an_input_error(tmp_path, uri, shown):
         ("at https://token@h.org/a, see log", "at https://***@h.org/a, see log"),
         ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
         ("http://h.org:5000/x", "http://h.org:5000/x"),
+        ("mysql://h.org/x?user=me&password=p&ssl=1", "mysql://h.org/x?user=me&password=***&ssl=1"),
     ],
 )
 def test_masked(text, expected):

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from .errors import InputError, StudyStopped
+from .errors import InputError, StudyStopped, TrialError
 
 # torch, optuna and mlflow take seconds to import: every verb imports what it needs when it runs.
 
@@ -55,6 +56,7 @@ def cli(context: click.Context, space: str | None, trials: int | None, **options
     Creates the space's study or continues it until it holds --trials finished trials in all.
     """
     if context.invoked_subcommand is not None:
+        _refuse_before(context, context.invoked_subcommand)
         return
     if space is None:
         click.echo(context.get_help())
@@ -63,6 +65,16 @@ def cli(context: click.Context, space: str | None, trials: int | None, **options
     from .launch import run
 
     run(space, trials, **options)
+
+
+def _refuse_before(context: click.Context, verb: str) -> None:
+    """Options before a verb would be lost without a word."""
+    for name in context.params:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            option = "--" + {"overrides": "set"}.get(name, name).replace("_", "-")
+            raise click.UsageError(
+                f"{option} belongs behind the verb: fuse-search {verb} {option} …"
+            )
 
 
 @cli.command()
@@ -150,7 +162,7 @@ def train(spec: str, overrides: tuple[str, ...], results: str, device: str | Non
 @click.option("--port", default=5000, show_default=True)
 def ui(results: str, tracking_uri: str | None, port: int) -> None:
     """Open MLflow's page for the results, on http://127.0.0.1:PORT."""
-    from .tracker import serve_ui
+    from .ui import serve_ui
 
     serve_ui(tracking_uri, Path(results), port)
 
@@ -198,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
-    except StudyStopped as error:
+    except (StudyStopped, TrialError) as error:
         click.echo(str(error), err=True)
         sys.exit(1)
     except click.ClickException as error:

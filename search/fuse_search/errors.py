@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -27,3 +28,9 @@ def nearest(name: Any, names: Iterable[str]) -> str:
     known = list(by_lower.values())
     listed = ", ".join(known[:12]) + (f", … ({len(known)} in all)" if len(known) > 12 else "")
     return f"; there is {listed}" if known else ""
+
+
+def masked(text: str) -> str:
+    """The text with user and password of every URL replaced by `***`; for all that is printed."""
+    text = re.sub(r"://[^:/\s]*(:\S*)?@", "://***@", text)
+    return re.sub(r"(?i)([?&](?:password|passwd|pwd|token|secret)=)[^&\s]*", r"\1***", text)

@@ -13,7 +13,7 @@ from . import study as studies
 from .data.batches import fetch
 from .errors import InputError
 from .nets.export import OneInput
-from .nets.weights import load_state
+from .nets.weights import load_state, save_state
 from .preflight import Preflight, preflight
 from .progress import Progress
 from .space import Categorical, IntRange, Space, read_space
@@ -23,7 +23,7 @@ from .study import Study
 from .suggest import Corner, suggest
 from .tracker import Run, Status, Tracker
 from .train.loop import Epoch
-from .trial import Shared, Trial, open_shared
+from .trial import Shared, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,8 +102,6 @@ def run(
     ready = preflight(checked, device, results / "solo")
     os.environ.setdefault("MPLCONFIGDIR", str((results / ".cache/matplotlib").resolve()))
     study = _open(url, checked, ready)
-    if dead := study.reap():
-        console.print(f"the worker of trials {dead} was killed: they count as failed")
     from .report.files import write_report  # brings matplotlib: its cache has a place now
     from .report.table import print_answer
 
@@ -132,7 +130,8 @@ def train_again(
 ) -> Iterator[Epoch]:
     """Train the spec of a file such as best.yaml and yield after every epoch."""
     spec = fixed_spec(file, overrides)
-    yield from Trial(spec, open_shared(spec, device, results / "solo")).epochs()
+    shared = preflight(read_space(file, overrides), device, results / "solo").shared
+    yield from Trial(spec, shared).epochs()
 
 
 def _same_space(url: str, space: Space) -> None:
@@ -154,6 +153,11 @@ def _same_space(url: str, space: Space) -> None:
 
 def _open(url: str, space: Space, ready: Preflight) -> Study:
     study = studies.open_study(url, space.study, space.search, space.tree["seed"], _epochs(space))
+    if study.attributes.get("data", ready.shared.data.digest) != ready.shared.data.digest:
+        raise InputError(
+            f"{space.file}: the study {space.study!r} was begun on other rows: the data of its "
+            "source has changed. Give the study a new name (study: …), or bring the old data back."
+        )
     about = {
         "space": space.leaves(),
         "overrides": list(space.overrides),
@@ -189,6 +193,10 @@ def _work(
     tracker = Tracker(tracking_uri, folder.parent)
     about = {"space": space.file, "overrides": " ".join(space.overrides), "target": study.target}
     parent = tracker.open_study(space.study, space.leaves(), about)
+    for row in study.reap():
+        console.print(f"trial {row.number} was cut off: its worker was killed")
+        if "run" in row.attributes:
+            Run(parent.client, parent.experiment_id, row.attributes["run"]).end("KILLED")
     parent.text("space.yaml", Path(space.file).read_text(encoding="utf-8"))
     status: Status = "FAILED"
     try:
@@ -196,7 +204,9 @@ def _work(
             worker = Worker(space, ready, study, parent, folder / "checkpoints", progress)
             worker.baselines()
             worker.work(total)
-        parent.artifact(write_report(study, folder).parent / "report.md")
+        write_report(study, folder)
+        for file in (*folder.glob("*.md"), *folder.glob("*.png"), *folder.glob("*.csv")):
+            parent.artifact(file)
         if not _logged_best(study):
             _log_best(study, ready.shared, parent, folder)
         status = "FINISHED"
@@ -226,7 +236,13 @@ def _log_best(study: Study, shared: Shared, parent: Run, folder: Path) -> None:
 
 
 def _trained_network(spec: TrialSpec, shared: Shared, folder: Path, number: int) -> nn.Module:
-    state, _ = load_state(folder / "checkpoints" / f"{number}.safetensors")
-    network = Trial(spec, shared).network
-    network.load_state_dict(state)
-    return network.eval()
+    """The network of a trial from its checkpoint, or trained again where that is gone."""
+    file = folder / "checkpoints" / f"{number}.safetensors"
+    trial = Trial(spec, shared)
+    if file.exists():
+        trial.network.load_state_dict(load_state(file)[0])
+    else:
+        for _ in trial.epochs():
+            pass
+        save_state(file, trial.network.state_dict(), {})
+    return trial.network.eval()

@@ -110,7 +110,7 @@ def _try(spec: TrialSpec, shared: Shared, full: dict[str, Branch]) -> int:
         branches[name] = copy.deepcopy(full[name]).cut(depth)
     network = join(spec, shared.data, branches)
     network.unfreeze(spec, spec.train.epochs - 1)
-    make_optimizer(spec.train, [network], fused=False)
+    make_optimizer(spec.train, [network])
     rows = shared.data.splits["train"][:2]
     with torch.no_grad():
         network.eval()({name: x[rows].cpu().float() for name, x in shared.data.inputs.items()})

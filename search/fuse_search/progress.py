@@ -13,8 +13,8 @@ from rich.progress import Progress as Bar
 class Progress:
     """Trials done of all, the best so far, this training's epoch, and the time left."""
 
-    def __init__(self, console: Console, direction: str = "maximize") -> None:
-        self.console, self.direction = console, direction
+    def __init__(self, console: Console) -> None:
+        self.console = console
         self.total = self.done = self.begun_with = 0
         self.best: float | None = None
         self.begun = time.monotonic()

@@ -21,6 +21,9 @@ Share = Annotated[float, Ge(0), Lt(1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
+
+
 class Choice(BaseModel):
     """One entry of a registry with its options, written `sum` or `{concat: {width: 64}}`."""
 

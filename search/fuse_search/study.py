@@ -21,9 +21,8 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from .errors import InputError
+from .errors import InputError, masked
 from .spec import Choice, Count, Search, Whole
-from .tracker import masked
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -74,7 +73,7 @@ def never(epochs: int) -> optuna.pruners.BasePruner:
 
 def median(epochs: int, *, startup: Whole = 5, warmup: Whole = 1) -> optuna.pruners.BasePruner:
     """Stops a trial that is below the median of those before it, after `warmup` epochs."""
-    return optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup)
+    return optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup + 1)
 
 
 def hyperband(epochs: int, *, first: Count = 1, factor: Count = 3) -> optuna.pruners.BasePruner:
@@ -107,17 +106,13 @@ class Row:
 
 
 class Study:
-    """One Optuna study with a fixed space.
-
-    `about` is remembered with a new study (the space's leaves, the epochs); see `changes`.
-    """
+    """One Optuna study."""
 
     def __init__(self, study: optuna.Study, search: Search, seed: int, epochs: int) -> None:
         self._study, self._search, self._seed, self._epochs = study, search, seed, epochs
         self.target = search.maximize or search.minimize or "loss"
         self.direction = "maximize" if search.maximize else "minimize"
         self._asked: dict[int, optuna.Trial] = {}
-        self.exhausted = False
 
     @property
     def name(self) -> str:
@@ -151,7 +146,7 @@ class Study:
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Tell the target's value after an epoch; whether the trial had better be stopped."""
-        self._asked[number].report(value, epoch)
+        self._asked[number].report(value, epoch + 1)  # pruners count the epochs that are done
         return self._asked[number].should_prune()
 
     def tell(self, number: int, state: str, value: float | None = None) -> None:
@@ -163,7 +158,20 @@ class Study:
         }
         trial = self._asked.pop(number)
         self._study.tell(trial, value if state == "complete" else None, ends[state])
-        self.exhausted = getattr(self._study.sampler, "exhausted", False)
+        if getattr(self._study.sampler, "exhausted", False):
+            self.note("exhausted", True)
+
+    def interrupt(self, number: int, reason: str) -> None:
+        """Fail a trial that was cut off; the next one takes its parameters."""
+        trial = self._asked.pop(number)
+        trial.set_user_attr("reason", reason)
+        self._study.tell(trial, state=TrialState.FAIL)
+        self._study.enqueue_trial(trial.params)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the sampler has nothing more to suggest: a grid has an end."""
+        return bool(self.attributes.get("exhausted"))
 
     def known(self, identity: str) -> Row | None:
         """The finished trial with this identity that was trained, if there is one."""
@@ -206,17 +214,18 @@ class Study:
             except (ValueError, RuntimeError):
                 return {}
 
-    def reap(self) -> list[int]:
-        """Fail the trials of workers on this host that are no longer alive; their numbers."""
+    def reap(self) -> list[Row]:
+        """Fail the trials of workers on this host that are no longer alive, and return them."""
         dead = []
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             host, process = frozen.user_attrs.get("worker", ["", 0])
-            if host == socket.gethostname() and not _alive(process):
+            earlier = process == os.getpid() and frozen.number not in self._asked  # same number
+            if host == socket.gethostname() and (earlier or not _alive(process)):
                 trial = optuna.Trial(self._study, frozen._trial_id)
-                trial.set_user_attr("interrupted", True)
-                trial.set_user_attr("reason", "its worker was killed")
-                self._study.tell(frozen.number, state=TrialState.FAIL)
-                dead.append(frozen.number)
+                self._asked[frozen.number] = trial
+                trial.set_user_attr("seconds", 0.0)  # when it was killed nobody knows
+                self.interrupt(frozen.number, "its worker was killed")
+                dead.append(_row(frozen))
         return dead
 
 
@@ -227,8 +236,9 @@ def storage_url(results: Path, study: str) -> str:
 
 def attributes(url: str, name: str) -> dict[str, Any]:
     """What was noted with the study of this name, empty if there is none; nothing is created."""
-    if url.startswith("journal://") and not Path(url.removeprefix("journal://")).exists():
-        return {}
+    for scheme in ("journal://", "sqlite:///"):
+        if url.startswith(scheme) and not Path(url.removeprefix(scheme)).exists():
+            return {}
     with _quiet():
         try:
             return optuna.load_study(storage=_storage(url), study_name=name).user_attrs
@@ -240,7 +250,7 @@ def open_study(url: str, name: str, search: Search, seed: int, epochs: int) -> S
     """Open the study of this name, or create it. `epochs` is the longest a trial is trained.
 
     Raises:
-        InputError: the storage can't be opened, or holds the study with another direction.
+        InputError: the storage can't be opened.
     """
     direction: Literal["maximize", "minimize"] = "maximize" if search.maximize else "minimize"
     storage = _storage(url)
@@ -273,14 +283,14 @@ def _make(registry: dict[str, Any], choice: Choice, first: int) -> Any:
 
 def _row(frozen: FrozenTrial) -> Row:
     states: dict[TrialState, Any] = {TrialState.FAIL: "failed"}
-    seconds = frozen.duration.total_seconds() if frozen.duration else 0.0
+    lasted = frozen.duration.total_seconds() if frozen.duration else 0.0
     return Row(
         frozen.number,
         states.get(frozen.state, frozen.state.name.lower()),
         frozen.value if frozen.state == TrialState.COMPLETE else None,
         frozen.user_attrs,
-        frozen.intermediate_values,
-        seconds,
+        {step - 1: value for step, value in frozen.intermediate_values.items()},
+        frozen.user_attrs.get("seconds", lasted),
     )
 
 

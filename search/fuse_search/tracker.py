@@ -10,8 +10,6 @@ import copy
 import logging
 import math
 import os
-import re
-import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -21,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from fuse_search.errors import InputError
+from fuse_search.errors import InputError, masked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,6 +149,17 @@ class Run:
         """Store a file, or a folder with all that it holds, under its own name."""
         self.client.log_artifact(self.run_id, str(path))
 
+    def copy(self, other: str) -> None:
+        """Take over the curves and the artifacts, but for spec.yaml, of the run `other`."""
+        for metric in self.client.get_run(other).data.metrics:
+            history = self.client.get_metric_history(other, metric)
+            for start in range(0, len(history), 1000):  # no more fit into a batch
+                self.client.log_batch(self.run_id, metrics=history[start : start + 1000])
+        with TemporaryDirectory() as folder:
+            self.client.download_artifacts(other, "", folder)
+            Path(folder, "spec.yaml").unlink(missing_ok=True)
+            self.client.log_artifacts(self.run_id, folder)
+
     def end(self, status: Status = "FINISHED") -> None:
         """Mark the run as ended."""
         self.client.set_terminated(self.run_id, status)
@@ -196,32 +205,7 @@ def store(uri: str | None, results: Path) -> tuple[str, str | None]:
     return uri, str(results / "artifacts") if database else None
 
 
-def masked(text: str) -> str:
-    """`text` with user and password of every URL replaced by `***`; for all that is printed."""
-    return re.sub(r"://[^:/\s]*(:\S*)?@", "://***@", text)
-
-
-def serve_ui(uri: str | None, results: Path, port: int = 5000, host: str = "127.0.0.1") -> None:
-    """Become MLflow's web server for the store of `uri` and `results`; never returns.
-
-    The process is replaced, so that Ctrl-C and signals reach the server itself.
-
-    Raises: InputError, where there is no store yet, or a tracking server with its own page.
-    """
-    uri, artifacts = store(uri, results)
-    if artifacts is None:
-        raise InputError(f"{masked(uri)} is no database: open its own page in a browser")
-    if (file := _sqlite_file(uri)) and not file.exists():
-        raise InputError(f"no MLflow store at {file}: run a study first")
-    # The URI travels in the environment: a password in the arguments is everybody's to read.
-    env = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
-    command += ["--workers", "1", "--no-serve-artifacts", "--default-artifact-root", artifacts]
-    sys.stdout.flush()
-    os.execve(sys.executable, command, {**os.environ, **QUIET, **env})
-
-
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
@@ -236,7 +220,7 @@ def _open(uri: str, artifacts: str | None) -> MlflowClient:
     patience = retries.get()
     retries.set(1)  # a wrong address is told at once, and not after minutes of trying again
     try:
-        if (file := _sqlite_file(uri)) and not file.exists():
+        if (file := sqlite_file(uri)) and not file.exists():
             _create(file, artifacts)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
@@ -281,9 +265,10 @@ def _save(network: nn.Module, example: Tensor, record: Any, folder: Path) -> tup
         exported(torch.cat([example, example]))
         return path, "pt2"
     except Exception as fault:  # torch.export's errors have no common base
-        path = folder / "pickle"
-        mlflow.pytorch.save_model(network, path, serialization_format="pickle", **settings)
-        return path, f"pickle ({type(fault).__name__}: {str(fault)[:200]})"
+        why = f"{type(fault).__name__}: {str(fault)[:200]}"
+    path = folder / "pickle"
+    mlflow.pytorch.save_model(network, path, serialization_format="pickle", **settings)
+    return path, f"pickle ({why})"
 
 
 def _signature(network: nn.Module, example: Tensor) -> ModelSignature:

@@ -11,23 +11,23 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from .data import Data, load
 from .errors import InputError
+from .identity import identity
 from .nets.merged import Merged, build, build_ensemble
 from .nets.topology import Ensemble, fit_weights
-from .nets.weights import FILES, load_state, save_state, solo
+from .nets.trace import flop_counter
+from .nets.weights import load_state, save_state, solo
 from .spec import Choice, Losses, Merge, TrialSpec, Unfreeze
 from .train.loop import Epoch, classes_of, fit, measure, predict
-from .written import written
 
 Watch = Callable[[TrialSpec, Epoch], None]
 
@@ -62,7 +62,11 @@ def open_shared(spec: TrialSpec, device: str | None, solos: Path) -> Shared:
 def _device(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type not in ("cpu", "cuda", "mps", "xpu"):
+            raise RuntimeError("must be cpu, cuda, cuda:1, mps or xpu")
         torch.empty(0, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name}: can't be used here: {reason}") from None
@@ -113,19 +117,19 @@ class Trial:
         # Convolutions and pooling are faster so, on a GPU and on a CPU.
         network.to(shared.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: Merged | Ensemble = network
+        self._outputs: dict[str, Tensor] = {}
 
     @cached_property
     def costs(self) -> dict[str, float]:
         """Parameters in all and trained at the greatest depth, and FLOPs of one forward pass."""
         parameters = list(self.network.parameters())
         trained = 0 if self.joins_outputs else sum(p.numel() for p in parameters if p.requires_grad)
-        # with gradients, because attention's fast path hides its products from the counter
         inputs = {
-            name: torch.zeros(2, *x.shape[1:], device=self.shared.device, requires_grad=True)
+            name: torch.zeros(2, *x.shape[1:], device=self.shared.device)
             for name, x in self.shared.data.inputs.items()
         }
         self.network.eval()
-        with FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), flop_counter() as counter:
             self.network(inputs)
         return {
             "parameters/total": float(sum(p.numel() for p in parameters)),
@@ -141,7 +145,9 @@ class Trial:
             yield from fit(self.network, self.spec, self.shared.data, self.shared.device)
 
     def outputs(self) -> dict[str, Tensor]:
-        """The network's outputs on the validation rows, by task."""
+        """The network's outputs on the validation rows, by task; an ensemble's as measured."""
+        if self._outputs:
+            return self._outputs
         rows = self.shared.data.splits["val"]
         return predict(self.network, self.spec, self.shared.data, rows, self.shared.device)
 
@@ -165,6 +171,7 @@ class Trial:
             outputs[task] = ensemble.join(task, stacked)
             if ensemble.fitted:
                 outputs[task] = self._cross_fitted(ensemble, task, stacked)
+        self._outputs = outputs
         measured = measure(self.spec, data, rows, outputs)
         return {f"val/{name}": value for name, value in measured.items()}
 
@@ -249,34 +256,6 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
 
 def digest(spec: TrialSpec, shared: Shared) -> str:
     """A name for the content of a training: equal for equal specs on equal rows and machinery."""
-    content = [identity(spec), shared.data.digest, shared.device.type, torch.__version__]
-    for name in spec.merge.use:
-        weights = spec.branches[name].weights
-        files = [f for f in (weights.name, weights.options.get("start", "")) if f.endswith(FILES)]
-        content += [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
+    made_by = [version("fuse-search"), torch.__version__, shared.device.type]
+    content = [identity(spec), shared.data.digest, *made_by]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
-
-
-def identity(spec: TrialSpec, stages: dict[str, int] | None = None) -> dict[str, Any]:
-    """What of a spec makes a difference to its result.
-
-    With `stages`, how many each branch has, depths beyond them count as all of them.
-    """
-    found = written(spec)
-    del found["study"]
-    use = spec.merge.use
-    found["branches"] = {name: found["branches"][name] for name in use}
-    needs_solo = any(spec.branches[name].weights.name == "solo" for name in use)
-    if not needs_solo and spec.merge.topology.name != "ensemble":
-        del found["solo"]
-    if stages:
-        tap, depth = spec.merge.tap, spec.unfreeze.depth
-        taps = {name: tap[name] if isinstance(tap, dict) else tap for name in use}
-        used = {name: stages[name] + 1 + taps[name] for name in use}
-        depths = {name: depth[name] if isinstance(depth, dict) else depth for name in use}
-        found["merge"]["tap"] = taps
-        found["unfreeze"]["depth"] = {
-            name: used[name] if d == "all" else min(int(d), used[name])
-            for name, d in depths.items()
-        }
-    return found

@@ -16,6 +16,7 @@ import torch
 
 from .errors import StudyStopped, TrialError
 from .figures import confusion, curves
+from .identity import identity
 from .nets.weights import save_state
 from .preflight import Preflight
 from .progress import Progress
@@ -25,7 +26,7 @@ from .study import Row, Study
 from .suggest import Corner, parameters, suggest, to_yaml
 from .tracker import Run
 from .train.loop import Epoch
-from .trial import Trial, alone, identity, trained
+from .trial import Trial, alone, trained
 from .written import written
 
 FAILURES_IN_A_ROW = 5
@@ -56,24 +57,33 @@ class Worker:
             if name in done:
                 continue
             run = self.parent.child(name, parameters(self.space, spec), kind="baseline")
-            joins = spec.merge.topology.name == "ensemble"
-            trial, history = (
-                _evaluated(spec, self.ready) if joins else trained(spec, self.ready.shared)
-            )
-            for epoch in history:
-                run.log(epoch.metrics, epoch.number)
-            metrics = self._finish(run, trial, history)
-            run.end("FINISHED")
-            self.progress.say(f"baseline {name:<45} {metrics[self.target]:>18.4f}")
-            done[name] = {
-                "name": name,
-                "kind": "ensemble" if joins else "alone",
-                "branches": list(spec.merge.use),
-                "metrics": metrics,
-                "seconds": sum(epoch.seconds for epoch in history),
-                "run": run.run_id,
-            }
+            kind = "ensemble" if spec.merge.topology.name == "ensemble" else "alone"
+            about = {"name": name, "kind": kind, "run": run.run_id, "metrics": {}, "seconds": 0.0}
+            try:
+                done[name] = about | self._baseline(name, spec, run)
+                run.end("FINISHED")
+            except (KeyboardInterrupt, SystemExit):
+                run.end("KILLED")
+                raise
+            except Exception as error:
+                fault = _Fault.of(error)
+                fault.log(run)
+                self.progress.say(f"baseline {name} failed: {fault.reason}")
+                done[name] = about | {"reason": fault.reason}
             self.study.note("baselines", list(done.values()))
+
+    def _baseline(self, name: str, spec: TrialSpec, run: Run) -> dict[str, Any]:
+        if spec.merge.topology.name == "ensemble":
+            trial = Trial(spec, self.ready.shared)
+            history = list(trial.epochs())
+        else:
+            trial, history = trained(spec, self.ready.shared)
+        for epoch in history:
+            run.log(epoch.metrics, epoch.number)
+        run.log(trial.costs)
+        metrics = self._finish(run, trial, history)
+        self.progress.say(f"baseline {name:<45} {metrics[self.target]:>18.4f}")
+        return {"metrics": metrics, "seconds": sum(epoch.seconds for epoch in history)}
 
     def work(self, total: int) -> None:
         """Run trials until the study holds `total` finished ones in all.
@@ -104,8 +114,7 @@ class Worker:
                 self._repeat(number, known, run) if known else self._train(number, spec, run)
             )
         except (KeyboardInterrupt, SystemExit):
-            self.study.remember(number, reason="interrupted", interrupted=True)
-            self.study.tell(number, "failed")
+            self.study.interrupt(number, "interrupted")
             if run:
                 run.end("KILLED")
             raise
@@ -142,6 +151,7 @@ class Worker:
         """Train and log; gives how the trial ended and its value."""
         self.study.remember(number, identity=self._identity(spec))
         trial, history, how = Trial(spec, self.ready.shared), [], "complete"
+        run.log(trial.costs)
         name, epochs = f"{number} {describe(spec)}", spec.train.epochs
         for epoch in trial.epochs():
             history.append(epoch)
@@ -159,13 +169,13 @@ class Worker:
             save_state(self._checkpoint(number), trial.network.state_dict(), about)
         return how, value
 
-    def _repeat(self, number: int, known: Row, run: Run) -> tuple[str, float | None]:
+    def _repeat(self, number: int, known: Row, run: Run) -> tuple[str, float]:
         """Take the result of the trial that was the same, without training it again."""
         metrics = known.attributes["metrics"]
         self.study.remember(number, duplicate_of=known.number, metrics=metrics)
         for epoch, value in known.epochs.items():
             self.study.report(number, epoch, value)
-        run.log(metrics, max(known.epochs, default=0))
+        run.copy(known.attributes["run"])
         run.describe({}, {"duplicate_of": str(known.number)})
         return known.state, metrics[self.target]
 
@@ -176,7 +186,6 @@ class Worker:
             classes = self.ready.shared.data.targets[task].classes or ()
             run.figure(f"confusion/{task}.png", confusion(counts, classes, task))
         run.text("environment.json", json.dumps(environment(self.ready.shared.device), indent=2))
-        run.log(trial.costs)
         return history[-1].metrics | trial.costs
 
     def _failed(self, number: int, run: Run | None, fault: _Fault) -> None:
@@ -184,10 +193,7 @@ class Worker:
         self.study.remember(number, reason=fault.reason)
         self.study.tell(number, "failed")
         if run:
-            if fault.trace:
-                run.text("traceback.txt", fault.trace)
-            run.describe({}, {"state": "failed", "reason": fault.reason})
-            run.end("FAILED")
+            fault.log(run)
         self.reasons.append(fault.reason)
         self.progress.say(f"trial {number} failed: {fault.reason}")
         if torch.cuda.is_available():
@@ -221,10 +227,12 @@ class _Fault:
             return cls(text, "")
         return cls(f"{type(error).__name__}: {text}", "".join(traceback.format_exception(error)))
 
-
-def _evaluated(spec: TrialSpec, ready: Preflight) -> tuple[Trial, list[Epoch]]:
-    trial = Trial(spec, ready.shared)
-    return trial, list(trial.epochs())
+    def log(self, run: Run) -> None:
+        """End a run as failed, with the reason."""
+        if self.trace:
+            run.text("traceback.txt", self.trace)
+        run.describe({}, {"state": "failed", "reason": self.reason})
+        run.end("FAILED")
 
 
 def baselines(space: Space) -> list[tuple[str, TrialSpec]]:

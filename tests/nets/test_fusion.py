@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from fuse_search.errors import TrialError
 from fuse_search.nets.fusion import FUSIONS
 
 
@@ -61,9 +60,11 @@ def test_attention_is_self_attention_over_the_taps(taps, training):
     torch.testing.assert_close(fusion(taps), normed.mean(1), atol=1e-5, rtol=1e-5)
 
 
-def test_attention_refuses_heads_that_do_not_divide_the_width():
-    with pytest.raises(TrialError, match="3 heads don't divide a width of 8"):
-        FUSIONS["attention"]([3, 5], width=8, heads=3)
+def test_attention_raises_the_width_to_one_that_the_heads_divide():
+    fusion = FUSIONS["attention"]([3, 5], width=8, heads=3)
+    assert fusion.out_features == 9
+    assert fusion([torch.ones(2, 3), torch.ones(2, 5)]).shape == (2, 9)
+    assert FUSIONS["attention"]([3], width=8, heads=4).out_features == 8
 
 
 @pytest.mark.parametrize("name", FUSIONS)

@@ -179,6 +179,16 @@ def test_bf16_runs_and_comes_near_fp32():
     assert losses["auto"] == losses["fp32"]  # this is a CPU
 
 
+def test_large_numbers_keep_their_digits_in_bf16():
+    given = spec(tasks=MIXED, train={"precision": "bf16", "epochs": 1})
+    network = build(given, DATA)
+    head = network.heads[list(given.tasks).index("age")]
+    head.mean.fill_(1987.25)  # bf16 knows 1984 and 1992
+    head.std.fill_(1e-6)
+    found = predict(network, given, DATA, DATA.splits["val"], CPU)["age"]
+    assert torch.allclose(found, torch.tensor(1987.25))
+
+
 def test_every_row_is_seen_once_in_every_epoch():
     order = torch.Generator().manual_seed(0)
     seen = [torch.cat(batches(DATA.splits["train"], 7, order)) for _ in range(2)]

@@ -88,7 +88,11 @@ def read_dataset(
     def walk() -> Iterator[tuple[str, Image.Image]]:
         for split, dataset in opened.items():
             for row in rows[split].tolist():
-                image, label = dataset[row]
+                try:
+                    image, label = dataset[row]
+                except (OSError, SyntaxError) as error:  # as Pillow says that an image is broken
+                    place = f"torchvision:{name}, {split} row {row}"
+                    raise InputError(f"{place}: the image can't be read: {error}") from error
                 labels.append(int(label))
                 yield f"{name}, {split} row {row}", image
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..errors import TrialError
 from ..spec import Count, Share
 
 
@@ -42,16 +41,14 @@ class Sum(nn.Module):
 class Attention(nn.Module):
     """Self-attention over the taps as tokens (Vaswani et al. 2017), then their mean.
 
-    Raises:
-        TrialError: the heads don't divide the width.
+    The width is raised to the next one that the heads divide.
     """
 
     def __init__(
         self, widths: list[int], *, width: Count = 128, heads: Count = 4, dropout: Share = 0.0
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise TrialError(f"attention: {heads} heads don't divide a width of {width}")
+        width = -(-width // heads) * heads
         self.out_features = width
         self.project = nn.ModuleList(nn.Linear(w, width) for w in widths)
         self.attend = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)

@@ -35,7 +35,7 @@ class Number(nn.Module):
         self.register_buffer("std", torch.tensor(std))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.linear(features).squeeze(1) * self.std + self.mean
+        return self.linear(features).squeeze(1).float() * self.std + self.mean
 
 
 class Merged(nn.Module):
@@ -76,7 +76,7 @@ def seeded(*what: object) -> Iterator[None]:
     """Random numbers that depend on `what` alone, whatever was drawn before; then as before."""
     seed = int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:7], "big")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield
 
 

@@ -14,6 +14,7 @@ from operator import attrgetter
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import NodePathTracer
 
@@ -118,7 +119,7 @@ def _measure(traced: fx.GraphModule, example: Tensor, name: str) -> list[Step]:
     run.args_iter = iter([example])
     steps = []
     versions = []
-    with torch.no_grad(), _flop_counter() as counter:
+    with torch.no_grad(), flop_counter() as counter:
         for node, live in _live_values(traced.graph):
             before = counter.get_total_flops()
             try:
@@ -163,12 +164,13 @@ def _live_values(graph: fx.Graph) -> Iterator[tuple[fx.Node, set[fx.Node]]]:
 
 
 @contextmanager
-def _flop_counter() -> Iterator[FlopCounterMode]:
-    # attention's fused fast path hides its products from the counter
+def flop_counter() -> Iterator[FlopCounterMode]:
+    """Counts the operations of what is run inside, attention's products among them."""
+    # fused attention hides its products from the counter, on some versions of torch
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

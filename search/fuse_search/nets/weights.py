@@ -19,10 +19,9 @@ from torchvision.models import GoogLeNet, Inception3, VisionTransformer, Weights
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from ..errors import InputError, nearest
-from ..spec import Choice, TaskNames
+from ..spec import CHECKPOINTS, Choice, TaskNames
 from .networks import torchvision_names
 
-FILES = (".pt", ".pth", ".ckpt", ".safetensors")
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # side classifiers that features never pass through
 
 
@@ -60,7 +59,7 @@ def load_weights(network: nn.Module, weights: Choice, *, network_name: str) -> N
     """
     if weights.name == "none":
         return
-    if weights.name.endswith(FILES):
+    if weights.name.endswith(CHECKPOINTS):
         state = _read_checkpoint(Path(weights.name))
     else:
         state = _read_torchvision(network_name, weights.name)
@@ -77,7 +76,7 @@ def preprocessing(
     None where that is unknown: without weights, and for files.
     Raises InputError when the network has no torchvision weights of that name.
     """
-    if weights.name in WEIGHTS or weights.name.endswith(FILES):
+    if weights.name in WEIGHTS or weights.name.endswith(CHECKPOINTS):
         return None
     transforms = _torchvision_weights(network_name, weights.name).transforms()
     return tuple(transforms.mean), tuple(transforms.std)
@@ -149,8 +148,8 @@ def _torchvision_weights(network_name: str, name: str) -> WeightsEnum:
         known = dict(torchvision.models.get_model_weights(network_name).__members__)
     if name not in known:
         hint = nearest(name, [*WEIGHTS, *known])
-        files = f"a file would end in {', '.join(FILES)}"
-        raise InputError(f"{network_name} has no weights {name!r} ({files}){hint}")
+        files = f"files end in {', '.join(CHECKPOINTS)}"
+        raise InputError(f"{network_name} has no weights {name!r}{hint} ({files})")
     return known[name]
 
 

@@ -172,4 +172,9 @@ def _optimism(study: Study) -> Iterator[str]:
     trials = len(scored(study))
     if trials > 1:
         yield f"The best of {trials} trials on validation is an optimistic number."
+    for baseline in study.attributes.get("baselines", []):
+        if "reason" in baseline:
+            yield f"The baseline {baseline['name']} is missing: {baseline['reason']}."
+    if study.attributes.get("baselines"):
+        yield "Each branch alone was trained once, by the settings in `solo`."
     yield "The test split has not been opened."

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import nearest
-from ..spec import Choice
+from ..spec import CHECKPOINTS, Choice
 from . import catalogue
 from .document import Document, Key
 from .domains import Categorical, Domain, FloatRange, IntRange, Simplex
 
-CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
 MOST_VALUES = 1000  # of one axis of a grid
 TAKEN = ("solo", "artifacts", "mlflow.db")
 
@@ -84,6 +83,14 @@ def _files(document: Document, tree: dict[str, Any]) -> None:
                 document.problem(key, "must be a file that is there", found=text)
 
 
+def _folder_of_images(document: Document, tree: dict[str, Any]) -> None:
+    source = tree["data"].get("source")
+    path = source.options.get("path") if isinstance(source, Choice) else None
+    if isinstance(path, str) and not Path(path).is_dir():
+        key = ("data", "source", "folder", "path")
+        document.problem(key, "must be a folder that is there", found=path)
+
+
 def _is_file(name: str) -> bool:
     try:
         return Path(name).is_file()
@@ -120,6 +127,7 @@ RULES: dict[Callable[[Document, dict[str, Any]], None], tuple[Key, ...]] = {
     _folder: (("study",),),
     _objective: (("tasks",), ("search", "maximize"), ("search", "minimize")),
     _files: (),
+    _folder_of_images: (("data",),),
     _fixed_weights: (("tasks",), ("losses",)),
     _grid: (("search", "sampler"), ("merge",), ("unfreeze",), ("losses",), ("train",)),
 }

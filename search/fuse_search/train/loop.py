@@ -41,7 +41,7 @@ def fit(network: Merged, spec: TrialSpec, data: Data, device: torch.device) -> I
     order = torch.Generator().manual_seed(spec.seed)
     chance = torch.Generator().manual_seed(spec.seed + 1)
     weighting = make_weighting(spec).to(device)
-    optimizer = make_optimizer(spec.train, [network, weighting], fused=device.type == "cuda")
+    optimizer = make_optimizer(spec.train, [network, weighting])
     scales = {task: _scale(data, task) for task in spec.tasks}
     rows = data.splits["train"]
     steps = spec.train.epochs * len(list(batches(rows, spec.train.batch_size)))
@@ -75,7 +75,7 @@ def fit(network: Merged, spec: TrialSpec, data: Data, device: torch.device) -> I
             optimizer.step()
             sums += torch.stack([total, *losses.values()]).detach() * len(batch)
             step += 1
-        means = (sums / len(rows)).tolist()  # the epoch's only wait for the device
+        means = (sums / len(rows)).tolist()
         if not np.isfinite(means[0]):
             raise TrialError(f"the training loss is {means[0]} in epoch {epoch}")
         found = dict(zip(["loss", *(f"{t}_loss" for t in spec.tasks)], means, strict=True))
@@ -144,7 +144,11 @@ def measure(
     predicted = {task: classes_of(out).numpy() for task, out in outputs.items()}
     named = {f"{task}_loss": loss for task, loss in losses.items()}
     mean = float(np.mean(list(losses.values())))
-    return {"loss": mean} | named | evaluate(spec, predicted, true)
+    found = {"loss": mean} | named | evaluate(spec, predicted, true)
+    for name, value in found.items():
+        if not np.isfinite(value):
+            raise TrialError(f"{name} on {len(rows)} validation rows is {value}")
+    return found
 
 
 def classes_of(output: Tensor) -> Tensor:

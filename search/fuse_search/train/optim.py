@@ -11,16 +11,14 @@ from torch import nn
 from ..spec import Share, Train
 
 
-def adamw(groups: list[dict[str, Any]], lr: float, fused: bool) -> torch.optim.Optimizer:
+def adamw(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
-    return torch.optim.AdamW(groups, lr=lr, fused=fused)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
-def sgd(
-    groups: list[dict[str, Any]], lr: float, fused: bool, *, momentum: Share = 0.9
-) -> torch.optim.Optimizer:
+def sgd(groups: list[dict[str, Any]], lr: float, *, momentum: Share = 0.9) -> torch.optim.Optimizer:
     """Stochastic gradient descent with Nesterov momentum."""
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
 
 
 def cosine(progress: float) -> float:
@@ -37,8 +35,8 @@ OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
 SCHEDULES = {"cosine": cosine, "constant": constant}
 
 
-def make_optimizer(train: Train, modules: list[nn.Module], fused: bool) -> torch.optim.Optimizer:
-    """An optimizer over all parameters, with weight decay on matrices and kernels only.
+def make_optimizer(train: Train, modules: list[nn.Module]) -> torch.optim.Optimizer:
+    """An optimizer over all parameters, with weight decay on all but vectors (biases, norms).
 
     Frozen parameters belong to it too: without a gradient they are passed over, so that a stage
     that joins later finds the others' state untouched.
@@ -49,7 +47,7 @@ def make_optimizer(train: Train, modules: list[nn.Module], fused: bool) -> torch
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     make = OPTIMIZERS[train.optimizer.name]
-    return make([g for g in groups if g["params"]], train.lr, fused, **train.optimizer.options)
+    return make([g for g in groups if g["params"]], train.lr, **train.optimizer.options)
 
 
 def learning_rate(train: Train, step: int, steps: int) -> float:

@@ -1,0 +1,56 @@
+"""What of a spec makes a difference to its result: equal trainings have equal identities."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from .nets.freeze import depths_at
+from .spec import CHECKPOINTS, TrialSpec
+from .written import written
+
+
+def identity(spec: TrialSpec, stages: dict[str, int] | None = None) -> dict[str, Any]:
+    """The spec as plain data, without what doesn't matter, and with its checkpoints' content.
+
+    With `stages`, how many each branch has, what is trained in every epoch counts and not how
+    that is written: a depth beyond all stages, or a gradual schedule that unfreezes nothing.
+    """
+    found, use = written(spec), spec.merge.use
+    del found["study"]
+    found["branches"] = {name: found["branches"][name] for name in use}
+    needs_solo = any(spec.branches[name].weights.name == "solo" for name in use)
+    if not needs_solo and spec.merge.topology.name != "ensemble":
+        del found["solo"]
+    found["files"] = {file: _content(file) for name in use for file in _files(spec, name)}
+    if stages:
+        _canonical(found, spec, stages)
+    return found
+
+
+def _canonical(found: dict[str, Any], spec: TrialSpec, stages: dict[str, int]) -> None:
+    tap, topology, use = spec.merge.tap, spec.merge.topology, spec.merge.use
+    taps = {name: tap[name] if isinstance(tap, dict) else tap for name in use}
+    used = {name: max(1, stages[name] + 1 + taps[name]) for name in use}
+    found["merge"]["tap"] = taps
+    if topology.name == "cascade":
+        first = [name for name in topology.options["order"] if name in use]
+        order = first + [name for name in use if name not in first]
+        entries = {name: min(topology.options["entry"], used[name] - 1) for name in order[1:]}
+        used |= {name: used[name] - entry for name, entry in entries.items()}
+        found["merge"]["topology"] = {"cascade": {"order": order, "entry": entries}}
+    schedule, depth = spec.unfreeze.schedule, spec.unfreeze.depth
+    found["unfreeze"] = [
+        depths_at(schedule, depth, used, epoch) for epoch in range(spec.train.epochs)
+    ]
+
+
+def _files(spec: TrialSpec, name: str) -> list[str]:
+    weights = spec.branches[name].weights
+    named = (weights.name, weights.options.get("start", ""))
+    return [file for file in named if file.endswith(CHECKPOINTS)]
+
+
+def _content(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()

@@ -1,0 +1,70 @@
+"""Equal trainings have equal identities, however they are written."""
+
+from __future__ import annotations
+
+import pytest
+
+from fuse_search.identity import identity
+from tiny import choice, parallel, spec
+
+STAGES = {"a": 3, "b": 3}
+
+
+def same(one, other) -> bool:
+    return identity(one, STAGES) == identity(other, STAGES)
+
+
+def unfreeze(depth, schedule="at_once", **options) -> dict:
+    return {"depth": depth, "schedule": choice(schedule, **options)}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (unfreeze("all"), unfreeze(3)),
+        (unfreeze(3), unfreeze(7)),
+        (unfreeze(0), unfreeze(0, "gradual", every=1)),
+        (unfreeze(0), unfreeze(2, "gradual", every=2)),  # two epochs: it never comes to it
+        (unfreeze(1), unfreeze({"a": 1, "b": 1})),
+        (unfreeze(2, "gradual", every=1), unfreeze(1, "gradual", every=1)),
+    ],
+)
+def test_what_is_trained_counts_not_how_it_is_written(one, other):
+    assert same(spec(unfreeze=one), spec(unfreeze=other))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"unfreeze": unfreeze(1)}, {"unfreeze": unfreeze(2)}),
+        ({"unfreeze": unfreeze(1)}, {"unfreeze": unfreeze(1, "gradual", every=1)}),
+        ({"merge": parallel("sum")}, {"merge": parallel("gated")}),
+        ({"seed": 1}, {"seed": 2}),
+        ({"train": {"lr": 0.1}}, {"train": {"lr": 0.2}}),
+    ],
+)
+def test_what_makes_a_difference_is_in_it(one, other):
+    assert not same(spec(**one), spec(**other))
+
+
+def test_entries_of_a_cascade_beyond_the_stages_are_one():
+    def cascade(entry, order=()):
+        return spec(merge={"topology": choice("cascade", entry=entry, order=order)})
+
+    assert same(cascade(2), cascade(5)) and not same(cascade(1), cascade(2))
+    assert same(cascade(1), cascade(1, ("a",))) and not same(cascade(1), cascade(1, ("b",)))
+
+
+def test_the_content_of_a_checkpoint_counts_and_not_its_name_alone(tmp_path):
+    file = tmp_path / "weights.pt"
+    branch = {"a": {"network": choice("conv3x3"), "weights": choice(str(file))}}
+    file.write_bytes(b"one")
+    before = identity(spec(branches=branch))
+    file.write_bytes(b"other")
+    assert identity(spec(branches=branch)) != before
+
+
+def test_the_name_of_the_study_and_unused_branches_do_not_count():
+    used = {"merge": {"use": ("a",)}}
+    renamed = spec(study="renamed", **used)
+    assert same(spec(**used), renamed)
