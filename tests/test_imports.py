@@ -10,7 +10,7 @@ import fuse_search
 
 ROOT = Path(fuse_search.__file__).parent
 FLOORS = {
-    1: ["spec", "errors", "progress", "written", "data"],
+    1: ["spec", "errors", "progress", "version", "written", "data"],
     2: ["nets", "tracker", "space"],
     3: ["train", "suggest", "identity", "ui"],
     4: ["trial", "study"],

@@ -17,6 +17,7 @@ import click
 from click.core import ParameterSource
 
 from .errors import InputError, StudyStopped, TrialError
+from .version import VERSION
 
 # torch, optuna and mlflow take seconds to import: every verb imports what it needs when it runs.
 
@@ -48,7 +49,7 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 @click.option(
     "--trials", type=click.IntRange(1), help="Finished trials that there shall be in all."
 )
-@click.version_option(package_name="fuse-search")
+@click.version_option(VERSION)
 @click.pass_context
 def cli(context: click.Context, space: str | None, trials: int | None, **options: Any) -> None:
     """Search over how to merge networks: fuse-search --space spaces/fusion.yaml

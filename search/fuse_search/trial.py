@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from .nets.trace import flop_counter
 from .nets.weights import load_state, save_state, solo
 from .spec import Choice, Losses, Merge, TrialSpec, Unfreeze
 from .train.loop import Epoch, classes_of, fit, measure, predict
+from .version import VERSION
 
 Watch = Callable[[TrialSpec, Epoch], None]
 
@@ -256,6 +256,6 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
 
 def digest(spec: TrialSpec, shared: Shared) -> str:
     """A name for the content of a training: equal for equal specs on equal rows and machinery."""
-    made_by = [version("fuse-search"), torch.__version__, shared.device.type]
+    made_by = [VERSION, torch.__version__, shared.device.type]
     content = [identity(spec), shared.data.digest, *made_by]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]

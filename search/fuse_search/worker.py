@@ -27,6 +27,7 @@ from .suggest import Corner, parameters, suggest, to_yaml
 from .tracker import Run
 from .train.loop import Epoch
 from .trial import Trial, alone, trained
+from .version import VERSION
 from .written import written
 
 FAILURES_IN_A_ROW = 5
@@ -264,11 +265,11 @@ def describe(spec: TrialSpec) -> str:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What a run was made with."""
-    packages = ("fuse-search", "torch", "torchvision", "optuna", "mlflow", "numpy")
+    packages = ("torch", "torchvision", "optuna", "mlflow", "numpy")
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: version(name) for name in packages},
+        "packages": {"fuse-search": VERSION} | {name: version(name) for name in packages},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
