@@ -67,6 +67,15 @@ def test_wrong_arguments_exit_with_2(tmp_path):
         assert fuse_search(*arguments, cwd=tmp_path, code=2).stderr
 
 
+def test_a_store_that_cannot_be_opened_leaves_no_study_behind(tmp_path):
+    (tmp_path / "small.yaml").write_text(SMALL)
+    arguments = ["--space", "small.yaml", "--tracking-uri", "nonsense://host"]
+    fuse_search(*arguments, cwd=tmp_path, code=2)
+    assert not list(tmp_path.glob("results/*/study.journal"))
+    arguments = ["--space", "small.yaml", "--results", "small.yaml"]
+    assert "--results small.yaml" in fuse_search(*arguments, cwd=tmp_path, code=2).stderr
+
+
 def test_options_before_a_verb_are_not_lost_silently(tmp_path):
     said = fuse_search("--results", "elsewhere", "status", cwd=tmp_path, code=2).stderr
     assert "--results belongs behind the verb" in said

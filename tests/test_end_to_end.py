@@ -162,13 +162,18 @@ def test_trials_are_a_total_and_a_resumed_study_goes_on_as_if_never_stopped(tmp_
 
 
 def test_a_changed_space_is_refused_with_what_changed(finished):
-    cwd, _space, _ = finished
+    cwd, space, _ = finished
     changed = cwd / "results" / "changed.yaml"
     changed.write_text(SMALL.replace("epochs: 2", "epochs: 3").replace("high: 1e-2", "high: 0.1"))
     before = (cwd / "results/small/study.journal").read_bytes()
     said = fuse_search("--space", changed, cwd=cwd, code=2).stderr
     assert "train.epochs: was 2, is 3" in said
     assert "train.lr" in said and "new name" in said and "old file" in said
+    # nor may it be reported on by another space's target
+    other = ["report", "--space", space, "--set", "search.maximize=left_macro_f1"]
+    best = (cwd / "results/small/best.yaml").read_bytes()
+    assert "was begun with another space" in fuse_search(*other, cwd=cwd, code=2).stderr
+    assert (cwd / "results/small/best.yaml").read_bytes() == best
     assert (cwd / "results/small/study.journal").read_bytes() == before
 
 
@@ -252,6 +257,7 @@ def test_trials_that_all_fail_stop_the_study(tmp_path):
     failed = client.search_runs([experiment.experiment_id], "attributes.status = 'FAILED'")
     trials = [run for run in failed if run.data.tags["fuse_search.kind"] == "trial"]
     assert len(trials) == 5
+    assert "training loss is nan" in (tmp_path / "results/small/report.md").read_text()
     assert all("training loss is nan" in run.data.tags["reason"] for run in trials)
 
 
@@ -311,7 +317,7 @@ def test_other_rows_under_the_same_name_are_refused(tmp_path):
     space.write_text(text)
     run(space, 1)
     (tmp_path / "pictures/dog/3.png").unlink()
-    with pytest.raises(package.InputError, match="other rows"):
+    with pytest.raises(package.InputError, match=r"the data's rows changed"):
         run(space, 2)
 
 
@@ -331,6 +337,8 @@ def test_a_lost_checkpoint_is_trained_again(finished):
     expected = study.load().state_dict()
     (file,) = (study.folder / "checkpoints").glob("*.safetensors")
     file.unlink()
+    for solo in (study.folder.parent / "solo").iterdir():  # damaged ones are made again
+        solo.write_bytes(solo.read_bytes()[:1000])
     found = study.load().state_dict()
     assert all(torch.allclose(found[name], expected[name], atol=1e-4) for name in expected)
     assert file.exists()

@@ -127,7 +127,7 @@ def test_baseline_better_than_its_trial_stays(tmp_path: Path) -> None:
 def test_verdict_when_merging_wins(tmp_path: Path) -> None:
     found = answer(full(tmp_path))
     assert found.verdict == (
-        "Merging wins: trial 2 cascade(a+b) is better than ensemble fitted (a+b) "
+        "Merging may win: trial 2 cascade(a+b) is ahead of ensemble fitted (a+b) "
         "by 0.0600 in mean_accuracy."
     )
 
@@ -175,13 +175,22 @@ def test_caution_states_the_standard_error(tmp_path: Path, rows: int, sure: bool
     baselines(study, a_alone=0.8)
     add(study, "a+b", 0.85)
     add(study, "a+b", 0.6)
-    caution = answer(study).caution
-    error = math.sqrt(0.8 * 0.2 / rows)  # 0.04, or 0.004
-    assert f"On {rows} validation rows an accuracy has a standard error of {error:.4f}" in caution
-    assert ("The difference is more than twice that." in caution) == sure
+    verdict, caution = answer(study).verdict, answer(study).caution
+    one, other = ((value * rows + 2) / (rows + 4) for value in (0.85, 0.8))
+    errors = 2 * math.sqrt((one * (1 - one) + other * (1 - other)) / (rows + 4))
+    assert f"two standard errors of a difference in accuracy are {errors:.4f}" in caution
+    assert verdict.startswith("Merging wins" if sure else "Merging may win")
     assert ("so it may be chance" in caution) == (not sure)
     assert "The best of 2 trials on validation is an optimistic number." in caution
     assert "The test split has not been opened." in caution
+
+
+def test_a_perfect_score_on_few_rows_is_not_certain(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    study.note("val_rows", 13)
+    baselines(study, a_alone=0.9)
+    add(study, "a+b", 1.0)
+    assert answer(study).verdict.startswith("Merging may win")
 
 
 def test_diverged_values_have_no_line(tmp_path: Path) -> None:
@@ -316,7 +325,8 @@ def test_printed_answer_fits_and_loses_nothing(tmp_path: Path, width: int) -> No
     assert max(len(line.rstrip()) for line in table.splitlines()) <= width
     assert "…" not in table and all(name in table for name in long.split("+"))
     # Sentences are not broken when piped, so that the command can be copied.
-    assert f"fuse-search train '{tmp_path}/results/a study/best.yaml'\n" in said
+    command = f"fuse-search train '{tmp_path}/results/a study/best.yaml'"
+    assert f"{command} --results {tmp_path}/results\n" in said
     assert f"The best trial is 0 parallel({long}) with mean_accuracy 0.8500.\n" in said
     assert f"Report: {tmp_path}/results/a study/report.md\n" in said
 

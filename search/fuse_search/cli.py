@@ -16,7 +16,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from .errors import InputError, StudyStopped, TrialError
+from .errors import InputError, StudyStopped, TrialError, masked
 from .version import VERSION
 
 # torch, optuna and mlflow take seconds to import: every verb imports what it needs when it runs.
@@ -138,10 +138,11 @@ def _existing(space: str, overrides: tuple[str, ...], results: str, storage: str
     from . import study as studies
 
     url = storage or studies.storage_url(Path(results), checked.study)
-    if not studies.attributes(url, checked.study):
-        raise InputError(
-            f"there is no study {checked.study!r} yet: run fuse-search --space {space}"
-        )
+    begun = studies.attributes(url, checked.study)
+    if not begun:
+        where = masked(storage) if storage else results
+        raise InputError(f"there is no study {checked.study!r} in {where} yet")
+    checked.refuse_other(begun.get("space", {}))
     return studies.open_study(url, checked.study, checked.search, 0, 1)
 
 

@@ -23,7 +23,7 @@ def identity(spec: TrialSpec, stages: dict[str, int] | None = None) -> dict[str,
     needs_solo = any(spec.branches[name].weights.name == "solo" for name in use)
     if not needs_solo and spec.merge.topology.name != "ensemble":
         del found["solo"]
-    found["files"] = {file: _content(file) for name in use for file in _files(spec, name)}
+    found["files"] = checkpoint_contents(spec)
     if stages:
         _canonical(found, spec, stages)
     return found
@@ -46,11 +46,9 @@ def _canonical(found: dict[str, Any], spec: TrialSpec, stages: dict[str, int]) -
     ]
 
 
-def _files(spec: TrialSpec, name: str) -> list[str]:
-    weights = spec.branches[name].weights
-    named = (weights.name, weights.options.get("start", ""))
-    return [file for file in named if file.endswith(CHECKPOINTS)]
-
-
-def _content(file: str) -> str:
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+def checkpoint_contents(spec: TrialSpec) -> dict[str, str]:
+    """The SHA-256 (hex) of every checkpoint file that the branches in use start from."""
+    weights = [spec.branches[name].weights for name in spec.merge.use]
+    named = [name for w in weights for name in (w.name, w.options.get("start", ""))]
+    files = [name for name in named if name.endswith(CHECKPOINTS)]
+    return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}

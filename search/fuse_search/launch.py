@@ -98,15 +98,21 @@ def run(
     folder = results / checked.study
     url = storage or studies.storage_url(results, checked.study)
     total = trials if trials is not None else checked.search.trials
-    _same_space(url, checked)
+    if results.exists() and not results.is_dir():
+        raise InputError(f"--results {results}: must be a folder")
+    begun = studies.attributes(url, checked.study)
+    checked.refuse_other(begun.get("space", {}))
     ready = preflight(checked, device, results / "solo")
     os.environ.setdefault("MPLCONFIGDIR", str((results / ".cache/matplotlib").resolve()))
+    # A store that can't be opened is told before a new study is created.
+    tracker = None if begun else Tracker(tracking_uri, results)
     study = _open(url, checked, ready)
     from .report.files import write_report  # brings matplotlib: its cache has a place now
     from .report.table import print_answer
 
     if study.finished() < total or not _logged_best(study):
-        _work(checked, ready, study, total, folder, tracking_uri, console)
+        tracker = tracker or Tracker(tracking_uri, results)
+        _work(checked, ready, study, total, folder, tracker, console)
     write_report(study, folder)
     print_answer(study, console, folder)
     return FusionStudy(checked, study, ready.shared, folder)
@@ -134,34 +140,19 @@ def train_again(
     yield from Trial(spec, shared).epochs()
 
 
-def _same_space(url: str, space: Space) -> None:
-    """Refuse to continue a study with another space than it was begun with."""
-    begun = studies.attributes(url, space.study).get("space", {})
-    now = space.leaves()
-    changed = [
-        f"  {key}: was {begun.get(key, 'not there')}, is {now.get(key, 'not there')}"
-        for key in dict.fromkeys([*begun, *now])
-        if begun.get(key) != now.get(key)
-    ]
-    if begun and changed:
-        listed = "\n".join(changed)
-        raise InputError(
-            f"{space.file}: the study {space.study!r} was begun with another space:\n{listed}\n"
-            "Give the changed space a new name (study: …), or continue with the old file."
-        )
-
-
 def _open(url: str, space: Space, ready: Preflight) -> Study:
     study = studies.open_study(url, space.study, space.search, space.tree["seed"], _epochs(space))
-    if study.attributes.get("data", ready.shared.data.digest) != ready.shared.data.digest:
+    content = {"the data's rows": ready.shared.data.digest} | ready.files
+    begun = study.attributes.get("content", content)
+    if changed := [name for name in content if begun.get(name) != content[name]]:
         raise InputError(
-            f"{space.file}: the study {space.study!r} was begun on other rows: the data of its "
-            "source has changed. Give the study a new name (study: …), or bring the old data back."
+            f"{space.file}: since the study {space.study!r} was begun, {' and '.join(changed)} "
+            "changed. Give the study a new name (study: …), or bring the old content back."
         )
     about = {
         "space": space.leaves(),
         "overrides": list(space.overrides),
-        "data": ready.shared.data.digest,
+        "content": content,
         "val_rows": len(ready.shared.data.splits["val"]),
     }
     for key, value in about.items():
@@ -184,13 +175,12 @@ def _work(
     study: Study,
     total: int,
     folder: Path,
-    tracking_uri: str | None,
+    tracker: Tracker,
     console: Console,
 ) -> None:
     from .report.files import write_report
     from .worker import Worker
 
-    tracker = Tracker(tracking_uri, folder.parent)
     about = {"space": space.file, "overrides": " ".join(space.overrides), "target": study.target}
     parent = tracker.open_study(space.study, space.leaves(), about)
     for row in study.reap():
@@ -208,13 +198,15 @@ def _work(
         for file in (*folder.glob("*.md"), *folder.glob("*.png"), *folder.glob("*.csv")):
             parent.artifact(file)
         if not _logged_best(study):
-            _log_best(study, ready.shared, parent, folder)
+            _log_best(study, ready.shared, parent, folder, console)
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
     finally:
         parent.end(status)
+        if status != "FINISHED":
+            write_report(study, folder)
 
 
 def _logged_best(study: Study) -> bool:
@@ -222,7 +214,7 @@ def _logged_best(study: Study) -> bool:
     return best is None or study.attributes.get("model") == best.number
 
 
-def _log_best(study: Study, shared: Shared, parent: Run, folder: Path) -> None:
+def _log_best(study: Study, shared: Shared, parent: Run, folder: Path, console: Console) -> None:
     """Log the best trial's network as the MLflow model of its run."""
     best = study.best()
     assert best is not None
@@ -231,8 +223,11 @@ def _log_best(study: Study, shared: Shared, parent: Run, folder: Path) -> None:
     inputs, _ = fetch(shared.data, shared.data.splits["val"][:4], "cpu")
     ((name, example),) = inputs.items()
     run = Run(parent.client, parent.experiment_id, best.attributes["run"])
-    run.model(OneInput(network, name), example)
-    study.note("model", best.number)
+    try:
+        run.model(OneInput(network, name), example)
+        study.note("model", best.number)
+    except Exception as error:  # its run may be gone from the store; the answer is not
+        console.print(f"the best network could not be logged to MLflow: {error}")
 
 
 def _trained_network(spec: TrialSpec, shared: Shared, folder: Path, number: int) -> nn.Module:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from .errors import InputError, TrialError
+from .identity import checkpoint_contents
 from .nets.branch import Branch
 from .nets.merged import build_branch, join
 from .space import Categorical, Space
@@ -27,11 +28,12 @@ FAULTS = (InputError, TrialError, RuntimeError, ValueError)
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found: the rows, the stages of each branch, and parameters of each corner."""
+    """What was found: the rows, branches' stages, corners' parameters, checkpoints' content."""
 
     shared: Shared
     stages: dict[str, int]
     corners: dict[str, int]
+    files: dict[str, str]
 
 
 def preflight(space: Space, device: str | None, solos: Path) -> Preflight:
@@ -61,7 +63,8 @@ def preflight(space: Space, device: str | None, solos: Path) -> Preflight:
             problems.append(f"{found} (in the corner {name})")
     if problems:
         raise InputError("\n".join(problems))
-    return Preflight(shared, {name: len(b.stages) for name, b in full.items()}, parameters)
+    stages = {name: len(branch.stages) for name, branch in full.items()}
+    return Preflight(shared, stages, parameters, checkpoint_contents(whole))
 
 
 def _located(space: Space, key: tuple[str, ...], error: Exception) -> str:

@@ -241,17 +241,18 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
     """This spec's trial with its network trained, now or once before, and all its epochs."""
     file = shared.solos / f"{digest(spec, shared)}.safetensors"
     trial = Trial(spec, shared)
-    if not file.exists():
+    try:
+        state, metadata = load_state(file)
+        trial.network.load_state_dict(state)
+        return trial, [Epoch(**epoch) for epoch in json.loads(metadata["epochs"])]
+    except InputError:  # it isn't there, or is damaged
         history = []
-        for epoch in trial.epochs():
-            shared.watch(spec, epoch)
-            history.append(epoch)
-        about = json.dumps([asdict(epoch) for epoch in history])
-        save_state(file, trial.network.state_dict(), {"epochs": about})
-        return trial, history
-    state, metadata = load_state(file)
-    trial.network.load_state_dict(state)
-    return trial, [Epoch(**epoch) for epoch in json.loads(metadata["epochs"])]
+    for epoch in trial.epochs():
+        shared.watch(spec, epoch)
+        history.append(epoch)
+    about = json.dumps([asdict(epoch) for epoch in history])
+    save_state(file, trial.network.state_dict(), {"epochs": about})
+    return trial, history
 
 
 def digest(spec: TrialSpec, shared: Shared) -> str:

@@ -97,6 +97,8 @@ def folder(
     top = Path(path)
     if not top.is_dir():
         raise InputError(f"folder: there is no folder {path}")
+    if labels and not Path(labels).exists():
+        labels = str(top / labels)
     listing = list_csv(Path(labels), top) if labels else list_tree(top)
     images = decode(open_images(listing.files), len(listing.files), image_size)
     splits = listing.splits

@@ -141,30 +141,48 @@ def _verdict(study: Study, lines: tuple[Line, ...]) -> str:
     if merged is None and plain is None:
         return "No trial is complete, so there is no answer yet."
     if merged is None:
-        return f"No merged network is complete; the best without merging is {lines[0].name}."
+        return f"No complete trial merges branches; the best without merging is {lines[0].name}."
     if plain is None:
         return f"There is no branch alone and no ensemble to compare trial {merged.name} with."
     lead = merged.difference - plain.difference
     by = f"by {number(abs(lead))} in {study.target}"
     if lead > 0:
+        noise = _noise(study, merged, plain)
+        if noise is not None and lead <= noise:
+            return f"Merging may win: trial {merged.name} is ahead of {plain.name} {by}."
         return f"Merging wins: trial {merged.name} is better than {plain.name} {by}."
     how = f"is better {by} than" if lead < 0 else "is as good as"
     return f"Merging does not win: {plain.name} {how} the best merged trial, {merged.name}."
 
 
+def _noise(study: Study, one: Line, other: Line) -> float | None:
+    """Twice the standard error of the difference of two accuracies, as if of separate rows.
+
+    Each share is that of Agresti & Coull (1998), two successes and two failures added, so that
+    a perfect score isn't certain. None for metrics whose error the rows alone don't tell.
+    """
+    rows = study.attributes.get("val_rows")
+    if not rows or not study.target.endswith("accuracy"):
+        return None
+    shares = [(line.value * rows + 2) / (rows + 4) for line in (one, other)]
+    return 2 * math.sqrt(sum(share * (1 - share) / (rows + 4) for share in shares))
+
+
 def _chance(study: Study, lines: tuple[Line, ...]) -> Iterator[str]:
-    """The standard error of an accuracy, the larger one of the two that are compared."""
-    rows, rivals = study.attributes.get("val_rows"), [line for line in _rivals(lines) if line]
-    if not rows or not rivals or not study.target.endswith("accuracy"):
+    """Whether the difference that the verdict tells is more than chance."""
+    merged, plain = _rivals(lines)
+    rows = study.attributes.get("val_rows")
+    if merged is None or plain is None or not rows:
         return
-    error = max(math.sqrt(line.value * (1 - line.value) / rows) for line in rivals)
-    yield f"On {rows} validation rows an accuracy has a standard error of {number(error)}."
-    if len(rivals) == 2:
-        lead = abs(rivals[0].difference - rivals[1].difference)
+    noise = _noise(study, merged, plain)
+    if noise is None:
+        yield f"How much of that is chance, on {rows} validation rows, is not known."
+    else:
+        lead = abs(merged.difference - plain.difference)
+        more = "more" if lead > noise else "no more, so it may be chance"
         yield (
-            "The difference is more than twice that."
-            if lead > 2 * error
-            else "The difference is not more than twice that, so it may be chance."
+            f"On {rows} validation rows, two standard errors of a difference in accuracy are "
+            f"{number(noise)}: this one is {more}."
         )
 
 

@@ -62,6 +62,8 @@ def sentences(study: Study, found: Answer, folder: Path) -> list[str]:
     said, best = [f"{found.verdict} {found.caution}"], study.best()
     if best:
         command = f"fuse-search train {shlex.quote(str(folder / 'best.yaml'))}"
+        if folder.parent != Path("results"):  # where the branches trained alone are
+            command += f" --results {shlex.quote(str(folder.parent))}"
         value = f"{study.target} {number(best.value or 0.0)}"
         said.append(f"The best trial is {best.attributes['name']} with {value}.")
         said.append(f"Train it again: {command}")

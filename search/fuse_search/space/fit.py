@@ -63,6 +63,8 @@ def check_names(document: Document, marker: OneOf, known: Tables, raw: Any, key:
     if not isinstance(raw, list | tuple):
         document.problem(key, f"must be a list of {marker.table}", found=raw)
         return ()
+    if raw == [] and key == ("merge", "use"):
+        document.problem(key, "must name at least one branch, or be left out for all", found=raw)
     for i, name in enumerate(raw):
         if table and name not in table:
             hint = nearest(name, table)

@@ -110,7 +110,7 @@ def _domains(marker: Any, plain: Schema) -> list[Schema]:
 
 def _registry(registry: str) -> Schema:
     """An entry by its name, or one name with its options."""
-    open_names = registry in ("sources", "networks", "weights")
+    open_names = registry in ("sources", "networks", "weights", "samplers", "pruners")
     free = {"type": "string"} if registry == "weights" else {"enum": catalogue.names(registry)}
     options: list[Schema] = [free]
     for name, entry in catalogue.entries(registry).items():

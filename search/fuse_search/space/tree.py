@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import InputError
 from ..spec import Choice, Search
 from .document import Document, Key, quote
 from .domains import Categorical, Domain
@@ -36,6 +37,21 @@ class Space:
         """
         search = {n: v for n, v in self.search.model_dump().items() if n != "trials"}
         return dict(_leaves({**self.tree, "search": search}, ""))
+
+    def refuse_other(self, begun: dict[str, str]) -> None:
+        """Raise InputError unless a study that was begun with these leaves can go on with this."""
+        now = self.leaves()
+        changed = [
+            f"  {key}: was {begun.get(key, 'not there')}, is {now.get(key, 'not there')}"
+            for key in dict.fromkeys([*begun, *now])
+            if begun.get(key) != now.get(key)
+        ]
+        if begun and changed:
+            listed = "\n".join(changed)
+            raise InputError(
+                f"{self.file}: the study {self.study!r} was begun with another space:\n{listed}\n"
+                "Give the changed space a new name (study: …), or continue with the old file."
+            )
 
 
 def searched(value: Any) -> bool:
