@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 class FusionStudy:
     """A study that was run: its trials, its best spec, and the network of that."""
 
-    def __init__(self, space: Space, study: Study, shared: Shared, folder: Path) -> None:
-        self._space, self._study, self._shared = space, study, shared
+    def __init__(self, study: Study, shared: Shared, folder: Path) -> None:
+        self._study, self._shared = study, shared
         self.folder = folder
         """Where report.md, the plots, trials.csv and best.yaml are."""
 
@@ -113,9 +113,10 @@ def run(
     if study.finished() < total or not _logged_best(study):
         tracker = tracker or Tracker(tracking_uri, results)
         _work(checked, ready, study, total, folder, tracker, console)
-    write_report(study, folder)
+    else:
+        write_report(study, folder)
     print_answer(study, console, folder)
-    return FusionStudy(checked, study, ready.shared, folder)
+    return FusionStudy(study, ready.shared, folder)
 
 
 def fixed_spec(file: str | Path, overrides: Iterable[str] = ()) -> TrialSpec:

@@ -28,13 +28,12 @@ def check(document: Document, tree: dict[str, Any]) -> None:
             rule(document, tree)
 
 
-def metric_names(tasks: dict[str, Any]) -> dict[str, list[str]]:
-    """Every validation metric, and the task metrics that it is the mean of."""
-    found: dict[str, list[str]] = {"loss": []}
+def metric_names(tasks: dict[str, Any]) -> set[str]:
+    """Every validation metric of these tasks."""
+    found = {"loss"}
     for name, task in tasks.items():
         for metric in catalogue.entries(task["type"]):
-            found[f"{name}_{metric}"] = []
-            found.setdefault(f"mean_{metric}", []).append(f"{name}_{metric}")
+            found |= {f"{name}_{metric}", f"mean_{metric}"}
     return found
 
 
