@@ -11,11 +11,11 @@ from fuse_search.nets.merged import build
 from fuse_search.nets.networks import NETWORKS
 from fuse_search.nets.topology import TOPOLOGIES
 from fuse_search.spec import DataSpec
-from fuse_search.train.loop import fit, make_weighting
+from fuse_search.train.loop import make_weighting
 from fuse_search.train.losses import WEIGHTINGS
 from fuse_search.train.metrics import CLASSIFICATION, REGRESSION
 from fuse_search.train.optim import OPTIMIZERS, SCHEDULES
-from tiny import CPU, choice, parallel, rows, snapshot, spec
+from tiny import CPU, choice, fitted, parallel, rows, snapshot, spec
 
 DATA = rows()
 TORCHVISION = ["mobilenet_v3_small", "shufflenet_v2_x0_5"]
@@ -61,7 +61,7 @@ def test_frozen_parts_do_not_change_by_a_bit_and_the_others_train(case, depth):
     given = frozen_to(depth, case)
     network = build(given, DATA)
     before = snapshot(network)
-    list(fit(network, given, DATA, CPU))
+    list(fitted(network, given, DATA))
     after = network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     trained = {
@@ -90,7 +90,7 @@ def test_gradients_reach_exactly_the_unfrozen_parts(case):
 def test_a_state_carries_all_that_was_learned(case):
     given = spec(**CASES[case])
     network = build(given, DATA)
-    next(fit(network, given, DATA, CPU))
+    next(fitted(network, given, DATA))
     again = build(given.model_copy(update={"seed": 9}), DATA)
     again.load_state_dict(network.state_dict())
     inputs, _ = fetch(DATA, DATA.splits["val"], CPU)
@@ -117,7 +117,7 @@ def test_every_source_can_be_trained_on(name, tmp_path):
     data = load(DataSpec(source=source, image_size=8), 0)
     tasks = {task: {"type": "classification"} for task in data.targets}
     given = spec(tasks=tasks, train={"batch_size": 4})
-    epochs = list(fit(build(given, data), given, data, CPU))
+    epochs = list(fitted(build(given, data), given, data))
     names = [f"val/{task}_{metric}" for task in tasks for metric in CLASSIFICATION]
     assert len(epochs) == 2 and set(names) <= epochs[0].metrics.keys()
     seen = torch.cat([r for split in data.splits.values() for r in batches(split, 4)])
@@ -126,5 +126,5 @@ def test_every_source_can_be_trained_on(name, tmp_path):
 
 def test_every_metric_of_a_number_is_measured():
     given = spec(tasks={"age": {"type": "regression"}})
-    [epoch, *_] = fit(build(given, DATA), given, DATA, CPU)
+    [epoch, *_] = fitted(build(given, DATA), given, DATA)
     assert {f"val/age_{metric}" for metric in REGRESSION} <= epoch.metrics.keys()

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from fuse_search.nets.merged import Merged, build
 from fuse_search.spec import TrialSpec
-from fuse_search.train.loop import fit
-from tiny import CPU, choice, rows, spec
+from tiny import choice, fitted, rows, spec
 
 DATA = rows()
 SETTINGS = {
@@ -113,7 +112,7 @@ class Chained(nn.Module):
     def take(self, network):
         a, b = network.branches.values()
         mine = [self.a1, self.a2, self.link, self.b2, self.b3, self.left, self.right]
-        built = [*a.stages, network.topology.links[1], *b.stages, *network.heads]
+        built = [*a.stages, network.topology.links[0], *b.stages, *network.heads]
         copy(network, list(zip(mine, built, strict=True)))
 
 
@@ -165,7 +164,7 @@ def as_built(network: Merged, given: TrialSpec, monkeypatch) -> list[float]:
     totals: list[float] = []
     make = loop.make_weighting
     monkeypatch.setattr(loop, "make_weighting", lambda spec: Recorded(make(spec), totals))
-    list(fit(network, given, DATA, CPU))
+    list(fitted(network, given, DATA))
     return totals
 
 

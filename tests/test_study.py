@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 
@@ -139,6 +140,77 @@ def test_improving_follows_the_direction(tmp_path):
     assert study.improves(1.0) and not study.improves(3.0)
     study.tell(study.ask().number, "complete", 2.0)
     assert study.best().number == 0  # the first among equals
+
+
+def test_what_another_worker_finishes_is_seen(tmp_path):
+    mine, other = opened(tmp_path), opened(tmp_path)
+    slow, quick = mine.ask(), other.ask()
+    mine.remember(slow.number, identity="same")
+    other.remember(quick.number, identity="same")
+    other.tell(quick.number, "complete", 0.5)
+    for study in (mine, other):
+        assert (study.finished(), study.best().number, study.known("same").number) == (1, 1, 1)
+    failed = other.ask()
+    other.remember(failed.number, identity="failed")
+    other.tell(failed.number, "failed")
+    mine.tell(slow.number, "complete", 0.5)  # ends last, but is the first among equals
+    worse = other.ask()
+    other.remember(worse.number, identity="worse", duplicate_of=0)
+    other.tell(worse.number, "complete", 0.25)
+    for study in (mine, other, opened(tmp_path)):
+        assert (study.finished(), study.best().number, study.known("same").number) == (3, 0, 0)
+        assert study.known("failed") is None and study.known("worse") is None
+        assert study.improves(0.75) and not study.improves(0.5)
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_looking_often_finds_what_looking_once_does(tmp_path, direction):
+    def join():
+        search = Search(**{direction: "loss"})
+        return open_study(f"journal://{tmp_path}/study.journal", "s", search, seed=0, epochs=1)
+
+    chance, workers, running = random.Random(0), [join(), join()], []
+    for step in range(120):
+        study = chance.choice(workers)
+        if len(running) < 4:
+            running.append((study, study.ask().number))
+        else:
+            owner, number = running.pop(chance.randrange(4))
+            owner.remember(number, identity=str(chance.randrange(6)))
+            state = chance.choice(["complete", "complete", "pruned", "failed"])
+            owner.tell(number, state, chance.randrange(5) / 4)
+        if step % 10:
+            continue
+        anew = join()
+        rows = [row for row in anew.rows() if row.state in ("complete", "pruned")]
+        known = {i: study.known(str(i)) for i in range(6)}
+        assert study.finished() == len(rows)
+        assert study.best() == anew.best()
+        for i, found in known.items():
+            same = [row for row in rows if row.attributes["identity"] == str(i)]
+            assert found == (same[0] if same else None)
+
+
+@pytest.mark.parametrize("pruner", ["none", "hyperband"])
+def test_what_trials_have_in_common_is_known_as_a_sampler_finds_it(tmp_path, pruner):
+    checked = space(tmp_path)
+
+    def run(folder, kept):
+        folder.mkdir()
+        sampler = Choice(name="tpe", options={"startup": 1})
+        study = opened(folder, sampler=sampler, pruner=Choice(name=pruner))
+        study._common = study._common if kept else None
+        found = []
+        for number in range(24):
+            trial = study.ask()
+            spec = suggest(checked, trial)
+            found.append(spec)
+            study.report(trial.number, 0, spec.train.lr)
+            state = "failed" if number % 5 == 4 else "complete"
+            study.tell(trial.number, state, spec.train.lr)
+        return found
+
+    assert run(tmp_path / "kept", kept=True) == run(tmp_path / "anew", kept=False)
 
 
 def test_trials_of_dead_workers_are_failed_and_those_of_living_ones_are_not(tmp_path):

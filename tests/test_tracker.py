@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from fuse_search.errors import InputError, masked
-from fuse_search.tracker import Tracker
+from fuse_search.tracker import Run, Tracker
 from fuse_search.ui import serve_ui
 
 
@@ -123,20 +125,125 @@ def test_a_deleted_experiment_comes_back(tracker):
 def test_more_parameters_than_one_request_may_carry(tracker):
     params = {f"a.{i}": str(i) for i in range(150)}
     run = tracker.open_study("wide", {}).child("0", params, kind="baseline")
+    run.flush()
     stored = tracker.client.get_run(run.run_id).data
     assert stored.params == params
     assert stored.tags["fuse_search.kind"] == "baseline"
 
 
-def test_artifacts(tracker, tmp_path):
-    from matplotlib.figure import Figure
+def points(tracker: Tracker, run: Run, name: str) -> list[tuple[int, float]]:
+    history = tracker.client.get_metric_history(run.run_id, name)
+    return sorted((point.step, point.value) for point in history)
 
+
+def test_every_epoch_is_there_once_however_long_epochs_are(tracker, monkeypatch):
+    study = tracker.open_study("epochs", {})
+    for seconds in (1e9, 0.0):  # all epochs in one batch, a batch for every epoch
+        monkeypatch.setattr("fuse_search.tracker.run.TOGETHER", seconds)
+        run = study.child("0", {})
+        for epoch in range(5):
+            run.log({"val/loss": 1.0 / (epoch + 1), "val/acc": epoch / 4}, epoch)
+        study.flush()
+        before = points(tracker, run, "val/acc")
+        run.end("KILLED")
+        study.flush()
+        after = points(tracker, run, "val/acc")
+        assert after == [(epoch, epoch / 4) for epoch in range(5)]
+        assert before == ([] if seconds else after)
+        assert tracker.client.get_run(run.run_id).info.status == "KILLED"
+
+
+def test_a_study_ends_after_all_below_it(tracker):
+    study = tracker.open_study("order", {})
+    runs = [study.child(str(number), {"n": str(number)}) for number in range(4)]
+    for run in runs:
+        run.picture("slow.png", lambda: time.sleep(0.05) or Image.new("L", (1, 1)))
+        run.log({"x": 1.0})
+        run.end()
+    study.end()
+    stored = [tracker.client.get_run(run.run_id) for run in runs]
+    assert [run.info.status for run in stored] == ["FINISHED"] * 4
+    assert [run.data.params for run in stored] == [{"n": str(number)} for number in range(4)]
+    parent = tracker.client.get_run(study.run_id)
+    assert parent.info.end_time >= max(run.info.end_time for run in stored)
+
+
+def test_what_goes_wrong_in_the_background_is_raised_by_a_later_call(tracker):
+    from mlflow.exceptions import MlflowException
+
+    study = tracker.open_study("faults", {})
+    run = study.child("0", {"width": "1"})
+    run.describe({"width": "2"}, {})  # MLflow lets no parameter change
+    with pytest.raises(MlflowException, match="width"):
+        study.flush()
+    study.flush()  # it was told
+    run.describe({"width": "3"}, {})
+    run.text("after.txt", "still written")
+    run.end()
+    with pytest.raises(MlflowException, match="width"):
+        study.end("FAILED")
+    home = Path(tracker.artifacts) / run.run_id / "artifacts"
+    assert (home / "after.txt").read_text() == "still written"
+    states = [tracker.client.get_run(each.run_id).info.status for each in (run, study)]
+    assert states == ["FINISHED", "FAILED"]
+
+
+def test_a_run_that_cannot_be_created_says_so_to_whoever_asks_for_it(tmp_path):
+    study = Tracker(None, tmp_path).open_study("gone", {})
+    study.client.delete_experiment(study.experiment_id)
+    run = study.child("0", {})
+    with pytest.raises(Exception, match="deleted"):
+        _ = run.run_id
+    with pytest.raises(Exception, match="deleted"):
+        study.flush()
+
+
+def test_a_copy_has_curves_and_artifacts_of_a_run_that_was_still_being_written(tracker):
+    study, other = tracker.open_study("copies", {}), tracker.open_study("copies", {})
+    first, second = study.child("0", {}), other.child("1", {})
+    second.text("spec.yaml", "its own")
+    second.copy(first.run_id)
+    first.log({"val/loss": 0.5}, 0)
+    first.log({"val/loss": 0.25}, 1)
+    first.text("spec.yaml", "another's")
+    first.picture("slow.png", lambda: time.sleep(0.5) or Image.new("L", (1, 1)))
+    first.text("environment.json", "{}")
+    first.end()
+    study.flush()
+    other.flush()
+    assert points(tracker, second, "val/loss") == [(0, 0.5), (1, 0.25)]
+    home = Path(tracker.artifacts) / second.run_id / "artifacts"
+    found = {file.name: file.read_text() for file in home.iterdir() if file.suffix != ".png"}
+    assert found == {"spec.yaml": "its own", "environment.json": "{}"}
+    assert (home / "slow.png").exists()
+
+
+def test_a_program_that_ends_without_waiting_has_written_all(tmp_path):
+    code = """
+import sys, pathlib, fuse_search.tracker as t
+study = t.Tracker(None, pathlib.Path(sys.argv[1])).open_study("s", {})
+run = study.child("0", {})
+for epoch in range(200):
+    run.text(f"{epoch}.txt", "")
+run.end()
+raise KeyboardInterrupt
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert "KeyboardInterrupt" in done.stderr
+    assert len(list((tmp_path / "artifacts").glob("*/artifacts/*.txt"))) == 200
+    client = Tracker(None, tmp_path).client
+    experiment = client.get_experiment_by_name("s").experiment_id
+    (run,) = client.search_runs([experiment], "tags.`fuse_search.kind` = 'trial'")
+    assert run.info.status == "FINISHED"
+
+
+def test_artifacts(tracker, tmp_path):
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "a.txt").write_text("a")
     (tmp_path / "report.md").write_text("# answer\n")
     run = tracker.open_study("artifacts", {})
     run.text("spec.yaml", "seed: 0\n")
-    run.figure("figures/curves.png", Figure())
+    run.picture("figures/curves.png", lambda: Image.new("RGB", (3, 2)))
     run.artifact(tmp_path / "plots")
     run.artifact(tmp_path / "report.md")
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from fuse_search.data import Data, Target
+from fuse_search.data.batches import Rows
 from fuse_search.errors import InputError
 from fuse_search.nets.topology import fit_weights
 from fuse_search.spec import DataSpec
@@ -35,7 +36,7 @@ class Counted:
 
 @pytest.fixture
 def counted(tmp_path):
-    found = shared(DATA, tmp_path / "solos")
+    found = shared(DATA, tmp_path)
     found.watch = Counted()
     return found
 
@@ -74,7 +75,7 @@ def test_a_branch_is_trained_alone_once_and_kept(counted):
     assert counted.watch.epochs == [(("a",), both, 0), (("a",), both, 1)]
     [file] = files(counted)
     assert file.suffix == ".safetensors"
-    again = shared(DATA, counted.solos)
+    again = shared(DATA, counted.solos.parent)
     again.watch = Counted()
     assert same(first, solo_state(given.model_copy(update={"study": "another"}), "a", again))
     assert same(first, snapshot(Trial(given, again).network.branches["a"]))
@@ -103,15 +104,15 @@ def test_an_interrupted_training_leaves_no_file(counted):
     assert files(counted) == []
 
 
-def test_solo_weights_depend_on_what_they_are_trained_with():
+def test_solo_weights_depend_on_what_they_are_trained_with(tmp_path):
     given = spec(branches=BESIDE)
-    here = shared(DATA, None)
+    here = shared(DATA, tmp_path)
     name = digest(pretraining(given, "a"), here)
     longer = given.model_copy(update={"solo": given.solo.model_copy(update={"epochs": 3})})
     others = [
         digest(pretraining(longer, "a"), here),
         digest(pretraining(given.model_copy(update={"seed": 1}), "a"), here),
-        digest(pretraining(given, "a"), shared(rows(count=41), None)),
+        digest(pretraining(given, "a"), shared(rows(count=41), tmp_path)),
     ]
     assert len({name, *others}) == 4
     changed = spec(branches=BESIDE, merge=parallel("gated"), train={"lr": 0.5, "epochs": 9})
@@ -136,11 +137,11 @@ def test_a_branch_alone_starts_from_its_weights_and_is_wholly_trained(counted):
 
 def members(given, counted):
     """Each member's probabilities or numbers on validation, by task."""
-    rows = DATA.splits["val"]
+    val = Rows.of_inputs(DATA, "val", counted.device)
     found = []
     for name in given.merge.use:
         network = trained(alone(given, name), counted)[0].network
-        found.append(predict(network, given, DATA, rows, counted.device))
+        found.append(predict(network, given, val))
     return {
         task: torch.stack([o[task].softmax(1) if o[task].ndim == 2 else o[task] for o in found])
         for task in given.tasks

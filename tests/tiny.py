@@ -1,5 +1,6 @@
 """Rows and specs that are small enough to train in a test."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -8,6 +9,8 @@ from fuse_search.data import Data, Target
 from fuse_search.nets.merged import Merged, build
 from fuse_search.spec import Choice, TrialSpec
 from fuse_search.train.loop import Epoch, fit
+from fuse_search.train.plan import Plan
+from fuse_search.train.prefixes import Prefixes
 from fuse_search.trial import Shared
 
 CPU = torch.device("cpu")
@@ -65,11 +68,18 @@ def parallel(fusion: str = "concat", **options) -> dict:
 def train(given: TrialSpec, data: Data) -> tuple[Merged, list[Epoch]]:
     """Build the network of a spec and train it."""
     network = build(given, data)
-    return network, list(fit(network, given, data, CPU))
+    return network, list(fitted(network, given, data))
 
 
-def shared(data: Data, folder: Path) -> Shared:
-    return Shared(data, CPU, folder)
+def fitted(
+    network: Merged, given: TrialSpec, data: Data, device: torch.device = CPU
+) -> Iterator[Epoch]:
+    """Train a network with nothing stored."""
+    return fit(network, given, Plan(Prefixes(data, device), network, given))
+
+
+def shared(data: Data, folder: Path, **cache) -> Shared:
+    return Shared(data, CPU, folder / "solo", Prefixes(data, CPU, folder / "cache", **cache))
 
 
 def snapshot(module: torch.nn.Module) -> dict[str, torch.Tensor]:

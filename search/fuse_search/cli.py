@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -21,6 +22,21 @@ from .version import VERSION
 
 # torch, optuna and mlflow take seconds to import: every verb imports what it needs when it runs.
 
+SIZES = {"": 1, "B": 1} | {f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGT")}
+
+
+class Size(click.ParamType):
+    """A number of bytes such as 20GB."""
+
+    name = "size"
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> int:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", str(value).upper())
+        if not found or found[2] not in SIZES:
+            self.fail(f"must be a size such as 20GB, 500MB or 0, found {value!r}")
+        return int(float(found[1]) * SIZES[found[2]])
+
+
 SPACE = click.option("--space", metavar="FILE", help="The space file.")
 SET = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a leaf of the space."
@@ -31,6 +47,13 @@ RESULTS = click.option(
 STORAGE = click.option("--storage", metavar="URL", help="Any Optuna storage.  [default: a journal]")
 TRACKING = click.option(
     "--tracking-uri", metavar="URI", help="Any MLflow store.  [default: SQLite under --results]"
+)
+BUDGET = click.option(
+    "--cache-budget",
+    metavar="SIZE",
+    type=Size(),
+    help="Most that values of frozen stages may take on disk, and again in memory: 20GB, 500MB; "
+    "0 stores none.  [default: a quarter of what is free]",
 )
 DEVICE = click.option("--device", help="cpu, cuda, cuda:1, …  [default: CUDA when there is one]")
 
@@ -45,7 +68,7 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@_options(SPACE, SET, RESULTS, STORAGE, TRACKING, DEVICE)
+@_options(SPACE, SET, RESULTS, STORAGE, TRACKING, DEVICE, BUDGET)
 @click.option(
     "--trials", type=click.IntRange(1), help="Finished trials that there shall be in all."
 )
@@ -148,13 +171,19 @@ def _existing(space: str, overrides: tuple[str, ...], results: str, storage: str
 
 @cli.command()
 @click.argument("spec")
-@_options(SET, RESULTS, DEVICE)
-def train(spec: str, overrides: tuple[str, ...], results: str, device: str | None) -> None:
+@_options(SET, RESULTS, DEVICE, BUDGET)
+def train(
+    spec: str,
+    overrides: tuple[str, ...],
+    results: str,
+    device: str | None,
+    cache_budget: int | None,
+) -> None:
     """Train one spec again, such as results/STUDY/best.yaml."""
     read_first(spec, overrides)
     from .launch import train_again
 
-    for epoch in train_again(spec, overrides, Path(results), device):
+    for epoch in train_again(spec, overrides, Path(results), device, cache_budget):
         shown = "  ".join(f"{name} {value:.6g}" for name, value in epoch.metrics.items())
         click.echo(f"epoch {epoch.number + 1}  {shown}")
 

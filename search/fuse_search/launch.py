@@ -75,6 +75,7 @@ def run(
     device: str | None = None,
     storage: str | None = None,
     tracking_uri: str | None = None,
+    cache_budget: int | None = None,
     console: Console | None = None,
 ) -> FusionStudy:
     """Create the study of a space file or continue it, until it has `trials` finished ones.
@@ -87,6 +88,8 @@ def run(
         device: a torch device; None: CUDA when there is one.
         storage: an Optuna storage URL; None: a journal file under `results`.
         tracking_uri: an MLflow tracking URI; None: a SQLite store under `results`.
+        cache_budget: bytes that values of frozen stages may take on disk, and again in memory;
+            0: none are stored; None: a quarter of what is free.
         console: where progress and the answer are shown.
 
     Raises:
@@ -102,7 +105,7 @@ def run(
         raise InputError(f"--results {results}: must be a folder")
     begun = studies.attributes(url, checked.study)
     checked.refuse_other(begun.get("space", {}))
-    ready = preflight(checked, device, results / "solo")
+    ready = preflight(checked, device, results, cache_budget)
     os.environ.setdefault("MPLCONFIGDIR", str((results / ".cache/matplotlib").resolve()))
     # A store that can't be opened is told before a new study is created.
     tracker = None if begun else Tracker(tracking_uri, results)
@@ -133,11 +136,15 @@ def fixed_spec(file: str | Path, overrides: Iterable[str] = ()) -> TrialSpec:
 
 
 def train_again(
-    file: str | Path, overrides: Iterable[str], results: Path, device: str | None
+    file: str | Path,
+    overrides: Iterable[str],
+    results: Path,
+    device: str | None,
+    cache_budget: int | None,
 ) -> Iterator[Epoch]:
     """Train the spec of a file such as best.yaml and yield after every epoch."""
     spec = fixed_spec(file, overrides)
-    shared = preflight(read_space(file, overrides), device, results / "solo").shared
+    shared = preflight(read_space(file, overrides), device, results, cache_budget).shared
     yield from Trial(spec, shared).epochs()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import re
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import torch
 from .errors import InputError, TrialError
 from .identity import checkpoint_contents
 from .nets.branch import Branch
-from .nets.merged import build_branch, join
+from .nets.merged import join, tapped
 from .space import Categorical, Space
 from .spec import Choice, Merge, TrialSpec
 from .suggest import Corner, suggest
@@ -36,7 +35,9 @@ class Preflight:
     files: dict[str, str]
 
 
-def preflight(space: Space, device: str | None, solos: Path) -> Preflight:
+def preflight(
+    space: Space, device: str | None, results: Path, cache_budget: int | None = None
+) -> Preflight:
     """Load the rows and build the smallest and the largest network of every way of merging.
 
     Raises:
@@ -45,14 +46,14 @@ def preflight(space: Space, device: str | None, solos: Path) -> Preflight:
     corners = dict(_corners(space))
     some = next(iter(corners.values()))
     try:
-        shared = open_shared(some, device, solos)
+        shared = open_shared(some, device, results, cache_budget)
     except InputError as error:
         raise InputError(_located(space, ("data", "source"), error)) from None
     whole = some.model_copy(update={"merge": Merge(use=tuple(some.branches))})
     full, problems, parameters = {}, [], {}
     for name in whole.branches:
         try:
-            full[name] = build_branch(name, whole, shared.data)
+            full[name] = shared.untrained(whole, name)
         except FAULTS as error:
             problems.append(_located(space, ("branches", name), error))
     for name, spec in corners.items() if not problems else ():
@@ -106,14 +107,10 @@ def _try(spec: TrialSpec, shared: Shared, full: dict[str, Branch]) -> int:
     """Build this corner from copies of the branches, send two rows through it, count parameters."""
     if spec.merge.topology.name == "ensemble":
         return 0
-    tap = spec.merge.tap
-    branches = {}
-    for name in spec.merge.use:
-        depth = tap[name] if isinstance(tap, dict) else tap
-        branches[name] = copy.deepcopy(full[name]).cut(depth)
+    branches = {n: tapped(full[n].twin(), n, spec) for n in spec.merge.use}
     network = join(spec, shared.data, branches)
     network.unfreeze(spec, spec.train.epochs - 1)
-    make_optimizer(spec.train, [network])
+    make_optimizer(spec.train, list(network.parameters()))
     rows = shared.data.splits["train"][:2]
     with torch.no_grad():
         network.eval()({name: x[rows].cpu().float() for name, x in shared.data.inputs.items()})

@@ -93,6 +93,9 @@ class Augment(Record):
     """Mirror left and right with probability 1/2."""
     shift: Annotated[float, Ge(0), Le(0.5)] = 0.0
     """Largest shift in each direction, as a share of the image's side."""
+    views: Count | None = None
+    """How many fixed versions each image has, so that frozen stages run once on each; left out:
+    a new one in every epoch, through all stages."""
 
 
 class TaskSpec(Record):

@@ -12,24 +12,39 @@ import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+from optuna.distributions import BaseDistribution
+from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from .errors import InputError, masked
 from .spec import Choice, Count, Search, Whole
+from .tally import Row, Tally
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+class Tpe(optuna.samplers.TPESampler):
+    """TPE that may be told which parameters all trials have in common, so far."""
+
+    common: IntersectionSearchSpace | None = None
+    """Kept up to date from trial to trial: a sampler finds it in all trials anew."""
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        if self.common is None:
+            return super().infer_relative_search_space(study, trial)
+        found = self.common.calculate(study)
+        return {name: domain for name, domain in found.items() if not domain.single()}
 
 
 def tpe(seed: int, *, startup: Whole = 10) -> optuna.samplers.BaseSampler:
     """The tree-structured Parzen estimator (Watanabe 2023), after `startup` random trials."""
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+    return Tpe(seed=seed, n_startup_trials=startup)
 
 
 def random(seed: int) -> optuna.samplers.BaseSampler:
@@ -92,19 +107,6 @@ SAMPLERS = {"tpe": tpe, "random": random, "gp": gp, "grid": Grid, "nsga2": nsga2
 PRUNERS = {"none": never, "median": median, "hyperband": hyperband, "asha": asha}
 
 
-@dataclass(frozen=True)
-class Row:
-    """A trial as the study remembers it."""
-
-    number: int
-    state: Literal["complete", "pruned", "failed", "running", "waiting"]
-    value: float | None
-    attributes: dict[str, Any]
-    """What the worker noted: spec, name, run, metrics, parameters, reason, duplicate_of, …"""
-    epochs: dict[int, float]
-    seconds: float
-
-
 class Study:
     """One Optuna study."""
 
@@ -113,6 +115,12 @@ class Study:
         self.target = search.maximize or search.minimize or "loss"
         self.direction = "maximize" if search.maximize else "minimize"
         self._asked: dict[int, optuna.Trial] = {}
+        self._common = IntersectionSearchSpace(include_pruned=True)
+        self._tally = Tally(maximize=self.direction == "maximize")
+        self._seen = 0
+        """Trials that were looked at,"""
+        self._unfinished: list[int] = []
+        """and which of them had not ended."""
 
     @property
     def name(self) -> str:
@@ -129,10 +137,12 @@ class Study:
 
     def ask(self) -> optuna.Trial:
         """Begin a trial. Its sampler depends on the seed and the trial's number alone."""
-        number = len(self._study.get_trials(deepcopy=False))
-        content = f"{self._seed} {number}".encode()
+        self._look()
+        content = f"{self._seed} {self._seen}".encode()
         seed = int.from_bytes(hashlib.sha256(content).digest()[:4], "big")
         self._study.sampler = _make(SAMPLERS, self._search.sampler, seed)
+        if isinstance(self._study.sampler, Tpe):
+            self._study.sampler.common = self._common
         self._study.pruner = _make(PRUNERS, self._search.pruner, self._epochs)
         trial = self._study.ask()
         trial.set_user_attr("worker", [socket.gethostname(), os.getpid()])
@@ -175,15 +185,7 @@ class Study:
 
     def known(self, identity: str) -> Row | None:
         """The finished trial with this identity that was trained, if there is one."""
-        for row in self.rows():
-            same = row.attributes.get("identity") == identity
-            if (
-                same
-                and row.state in ("complete", "pruned")
-                and "duplicate_of" not in row.attributes
-            ):
-                return row
-        return None
+        return self._look().known.get(identity)
 
     def rows(self) -> list[Row]:
         """All trials by number."""
@@ -191,13 +193,23 @@ class Study:
 
     def finished(self) -> int:
         """How many trials are complete or pruned."""
-        return len(self._study.get_trials(deepcopy=False, states=FINISHED))
+        return self._look().count
 
     def best(self) -> Row | None:
         """The complete trial with the best value; the first one among equals."""
-        complete = [row for row in self.rows() if row.state == "complete"]
-        sign = -1 if self.direction == "maximize" else 1
-        return min(complete, key=lambda row: (sign * (row.value or 0.0), row.number), default=None)
+        return self._look().best
+
+    def _look(self) -> Tally:
+        """Take in what has ended since the last look, by whichever worker."""
+        trials = self._study.get_trials(deepcopy=False)
+        new = [*self._unfinished, *range(self._seen, len(trials))]
+        self._seen, self._unfinished = len(trials), []
+        for number in new:
+            if trials[number].state.is_finished():  # and so never changes again
+                self._tally.add(_row(trials[number]))
+            else:
+                self._unfinished.append(number)
+        return self._tally
 
     def improves(self, value: float) -> bool:
         """Whether a trial of this value would be the best one."""

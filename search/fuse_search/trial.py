@@ -6,10 +6,11 @@ asking. Trainings that others build on (a branch alone) are kept by their conten
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,35 +20,79 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
 from .data import Data, load
+from .data.batches import Rows
 from .errors import InputError
 from .identity import identity
-from .nets.merged import Merged, build, build_ensemble
+from .nets.branch import Branch
+from .nets.freeze import depths_at
+from .nets.merged import Merged, build_branch, build_ensemble, join, tapped
 from .nets.topology import Ensemble, fit_weights
-from .nets.trace import flop_counter
 from .nets.weights import load_state, save_state, solo
 from .spec import Choice, Losses, Merge, TrialSpec, Unfreeze
 from .train.loop import Epoch, classes_of, fit, measure, predict
+from .train.plan import Plan
+from .train.planner import Decision
+from .train.prefixes import Prefixes
 from .version import VERSION
+from .written import written
 
 Watch = Callable[[TrialSpec, Epoch], None]
 
 
 @dataclass
 class Shared:
-    """What all trials of one worker share: the rows, the device, and branches trained alone."""
+    """What all trials of one worker share: rows, device, branches, and what is done once."""
 
     data: Data
     device: torch.device
     solos: Path
     """Folder of the trainings that are done once; its files are named by their content."""
+    prefixes: Prefixes
+    """Values of frozen stages."""
     watch: Watch = lambda spec, epoch: None
     """Told after every epoch of a training that is done once."""
+    _branches: dict[str, Branch] = field(default_factory=dict)
+
+    def untrained(self, spec: TrialSpec, name: str) -> Branch:
+        """This branch with all its stages, as it is before any training; not to be changed."""
+        content = json.dumps([name, spec.seed, written(spec.branches[name])])
+        if content not in self._branches:
+            whole = spec.model_copy(update={"merge": Merge(use=(name,))})
+            built = build_branch(name, whole, self.data)
+            # Convolutions and pooling are faster so, on a GPU and on a CPU.
+            self._branches[content] = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self._branches[content]
+
+    def branch(self, spec: TrialSpec, name: str) -> Branch:
+        """This branch up to its tap, with the weights that trials start from.
+
+        The stages that the spec trains are a copy; the others belong to all trials.
+        """
+        start = self.untrained(spec, name)
+        if spec.branches[name].weights.name == "solo":
+            content = digest(pretraining(spec, name), self)
+            if content not in self._branches:
+                start = copy.deepcopy(start)
+                start.load(solo_state(spec, name, self))
+                self._branches[content] = start
+            start = self._branches[content]
+        branch = tapped(start.twin(), name, spec)
+        stages, unfreeze = {name: len(branch.stages)}, spec.unfreeze
+        depths = [
+            depths_at(unfreeze.schedule, unfreeze.depth, stages, epoch)[name]
+            for epoch in range(spec.train.epochs)
+        ]
+        return branch.twin(trained=max(depths))
 
 
-def open_shared(spec: TrialSpec, device: str | None, solos: Path) -> Shared:
+def open_shared(
+    spec: TrialSpec, device: str | None, results: Path, cache_budget: int | None = None
+) -> Shared:
     """Load the rows, hold them on the device when they fit, and check the tasks against them.
 
-    `device` is a torch device string; None means CUDA when there is one.
+    `device` is a torch device string; None means CUDA when there is one. Branches trained alone
+    go to `results/solo`, values of frozen stages to `results/cache`: of these at most
+    `cache_budget` bytes; None: a share of what is free.
 
     Raises:
         InputError: the rows can't be loaded, or a task doesn't fit them.
@@ -56,7 +101,8 @@ def open_shared(spec: TrialSpec, device: str | None, solos: Path) -> Shared:
     data = _fitted(load(spec.data, spec.seed), spec)
     if chosen.type != "cuda" or data.nbytes < torch.cuda.mem_get_info(chosen)[0] / 2:
         data = data.to(chosen)
-    return Shared(data, chosen, solos)
+    prefixes = Prefixes(data, chosen, results / "cache", cache_budget)
+    return Shared(data, chosen, results / "solo", prefixes)
 
 
 def _device(name: str | None) -> torch.device:
@@ -110,31 +156,26 @@ class Trial:
             members = {n: trained(alone(spec, n), shared)[0].network for n in spec.merge.use}
             network = build_ensemble(spec, members)
         else:
-            solos = [n for n in spec.merge.use if spec.branches[n].weights.name == "solo"]
-            states = {name: solo_state(spec, name, shared) for name in solos}
-            network = build(spec, shared.data, states)
-            network.unfreeze(spec, spec.train.epochs - 1)
-        # Convolutions and pooling are faster so, on a GPU and on a CPU.
+            branches = {name: shared.branch(spec, name) for name in spec.merge.use}
+            network = join(spec, shared.data, branches)
         network.to(shared.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: Merged | Ensemble = network
         self._outputs: dict[str, Tensor] = {}
+        self._plan: Plan | None = None
 
     @cached_property
     def costs(self) -> dict[str, float]:
         """Parameters in all and trained at the greatest depth, and FLOPs of one forward pass."""
-        parameters = list(self.network.parameters())
-        trained = 0 if self.joins_outputs else sum(p.numel() for p in parameters if p.requires_grad)
-        inputs = {
-            name: torch.zeros(2, *x.shape[1:], device=self.shared.device)
-            for name, x in self.shared.data.inputs.items()
-        }
-        self.network.eval()
-        with torch.no_grad(), flop_counter() as counter:
-            self.network(inputs)
+        parameters, trained, flops = list(self.network.parameters()), 0, 0.0
+        if isinstance(self.network, Merged):
+            trained = sum(p.numel() for p in self.network.trained(self.spec))
+            flops = self.network.flops()
+        elif isinstance(self.network, Ensemble):
+            flops = sum(member.flops() for member in self.network.members)  # type: ignore[operator]
         return {
             "parameters/total": float(sum(p.numel() for p in parameters)),
             "parameters/trainable": float(trained),
-            "flops": counter.get_total_flops() / 2,
+            "flops": flops,
         }
 
     def epochs(self) -> Iterator[Epoch]:
@@ -142,14 +183,22 @@ class Trial:
         if isinstance(self.network, Ensemble):
             yield Epoch(0, self._joined(self.network), {}, 0.0)
         elif isinstance(self.network, Merged):
-            yield from fit(self.network, self.spec, self.shared.data, self.shared.device)
+            self._plan = Plan(self.shared.prefixes, self.network, self.spec)
+            for epoch in fit(self.network, self.spec, self._plan):
+                self._outputs = epoch.outputs
+                yield epoch
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """Where the values of frozen stages came from, and why."""
+        return self._plan.decisions if self._plan else []
 
     def outputs(self) -> dict[str, Tensor]:
-        """The network's outputs on the validation rows, by task; an ensemble's as measured."""
-        if self._outputs:
-            return self._outputs
-        rows = self.shared.data.splits["val"]
-        return predict(self.network, self.spec, self.shared.data, rows, self.shared.device)
+        """The last epoch's outputs on the validation rows, by task; an ensemble's as measured."""
+        if not self._outputs:
+            rows = Rows.of_inputs(self.shared.data, "val", self.shared.device)
+            self._outputs = predict(self.network, self.spec, rows)
+        return self._outputs
 
     def confusion(self) -> dict[str, np.ndarray]:
         """Counts [true, predicted] on validation for each classification task."""
@@ -164,7 +213,8 @@ class Trial:
     def _joined(self, ensemble: Ensemble) -> dict[str, float]:
         """Metrics of the ensemble; fitted weights are measured on the half they never saw."""
         data, rows = self.shared.data, self.shared.data.splits["val"]
-        each = predict(_Members(ensemble), self.spec, data, rows, self.shared.device)
+        val = Rows.of_inputs(data, "val", self.shared.device)
+        each = predict(_Members(ensemble), self.spec, val)
         outputs = {}
         for task, by_row in each.items():
             stacked = by_row.transpose(0, 1)  # [members, rows, …]
@@ -250,7 +300,7 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
     for epoch in trial.epochs():
         shared.watch(spec, epoch)
         history.append(epoch)
-    about = json.dumps([asdict(epoch) for epoch in history])
+    about = json.dumps([asdict(replace(epoch, outputs={})) for epoch in history])
     save_state(file, trial.network.state_dict(), {"epochs": about})
     return trial, history
 

@@ -8,6 +8,7 @@ import os
 import platform
 import traceback
 from dataclasses import dataclass, field
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ class Worker:
                 self.progress.say(f"baseline {name} failed: {fault.reason}")
                 done[name] = about | {"reason": fault.reason}
             self.study.note("baselines", list(done.values()))
+        self.parent.flush()
 
     def _baseline(self, name: str, spec: TrialSpec, run: Run) -> dict[str, Any]:
         if spec.merge.topology.name == "ensemble":
@@ -101,6 +103,7 @@ class Worker:
                     f"stopped: the last {len(self.reasons)} trials failed:\n{listed}"
                 )
             self.one()
+        self.parent.flush()
 
     def one(self) -> None:
         """One trial, from asking to telling. Its own fault ends it, but never the study."""
@@ -110,9 +113,10 @@ class Worker:
         try:
             spec = suggest(self.space, asked)
             run = self._announce(number, spec)
-            known = self.study.known(self._identity(spec))
+            same = self._identity(spec)
+            known = self.study.known(same)
             how, value = (
-                self._repeat(number, known, run) if known else self._train(number, spec, run)
+                self._repeat(number, known, run) if known else self._train(number, spec, same, run)
             )
         except (KeyboardInterrupt, SystemExit):
             self.study.interrupt(number, "interrupted")
@@ -143,15 +147,14 @@ class Worker:
         """Note what this trial is, in the study and as a new run."""
         name, params = f"{number} {describe(spec)}", parameters(self.space, spec)
         run = self.parent.child(name, params, {"trial": str(number)})
-        about = {"name": name, "spec": written(spec), "params": params, "run": run.run_id}
-        self.study.remember(number, **about)
+        self.study.remember(number, name=name, spec=written(spec), params=params)
         run.text("spec.yaml", to_yaml(spec))
         return run
 
-    def _train(self, number: int, spec: TrialSpec, run: Run) -> tuple[str, float]:
+    def _train(self, number: int, spec: TrialSpec, same: str, run: Run) -> tuple[str, float]:
         """Train and log; gives how the trial ended and its value."""
-        self.study.remember(number, identity=self._identity(spec))
         trial, history, how = Trial(spec, self.ready.shared), [], "complete"
+        self.study.remember(number, identity=same, run=run.run_id)  # which is there by now
         run.log(trial.costs)
         name, epochs = f"{number} {describe(spec)}", spec.train.epochs
         for epoch in trial.epochs():
@@ -173,7 +176,7 @@ class Worker:
     def _repeat(self, number: int, known: Row, run: Run) -> tuple[str, float]:
         """Take the result of the trial that was the same, without training it again."""
         metrics = known.attributes["metrics"]
-        self.study.remember(number, duplicate_of=known.number, metrics=metrics)
+        self.study.remember(number, duplicate_of=known.number, metrics=metrics, run=run.run_id)
         for epoch, value in known.epochs.items():
             self.study.report(number, epoch, value)
         run.copy(known.attributes["run"])
@@ -182,10 +185,10 @@ class Worker:
 
     def _finish(self, run: Run, trial: Trial, history: list[Epoch]) -> dict[str, float]:
         """Log what belongs to a whole training, and give its last metrics and its costs."""
-        run.figure("curves.png", curves(history, self.study.target))
+        run.picture("curves.png", partial(curves, history, self.study.target))
         for task, counts in trial.confusion().items():
             classes = self.ready.shared.data.targets[task].classes or ()
-            run.figure(f"confusion/{task}.png", confusion(counts, classes, task))
+            run.picture(f"confusion/{task}.png", partial(confusion, counts, classes, task))
         run.text("environment.json", json.dumps(environment(self.ready.shared.device), indent=2))
         return history[-1].metrics | trial.costs
 
@@ -263,6 +266,7 @@ def describe(spec: TrialSpec) -> str:
     return f"{topology.options['fusion'].name}({'+'.join(use)}) d{','.join(depths)}"
 
 
+@cache
 def environment(device: torch.device) -> dict[str, Any]:
     """What a run was made with."""
     packages = ("torch", "torchvision", "optuna", "mlflow", "numpy")

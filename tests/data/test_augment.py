@@ -1,6 +1,6 @@
 import torch
 
-from fuse_search.data.augment import augment
+from fuse_search.data.augment import asks, change, draw
 from fuse_search.spec import Augment
 
 
@@ -11,6 +11,10 @@ def generator(seed=0):
 def numbered(rows, height=4, width=4, channels=2):
     image = torch.arange(1.0, channels * height * width + 1).reshape(channels, height, width)
     return image.repeat(rows, 1, 1, 1)
+
+
+def augment(images, spec, chance):
+    return change(images, draw(len(images), *images.shape[2:], spec, chance))
 
 
 def shifted(image, dy, dx):
@@ -24,9 +28,20 @@ def shifted(image, dy, dx):
     return out
 
 
-def test_nothing_asked_for_is_the_same_tensor():
+def test_nothing_is_asked_for_unless_it_says_so():
+    assert [asks(a) for a in (Augment(), Augment(flip=True), Augment(shift=0.1))] == [
+        False,
+        True,
+        True,
+    ]
     images = numbered(2)
-    assert augment(images, Augment(), generator()) is images
+    assert torch.equal(augment(images, Augment(), generator()), images)
+
+
+def test_some_of_the_changes():
+    images, changes = numbered(20), draw(20, 4, 4, Augment(flip=True, shift=0.5), generator())
+    some = torch.tensor([7, 0, 19])
+    assert torch.equal(change(images[some], changes[some]), change(images, changes)[some])
 
 
 def test_flip_mirrors_about_half_of_the_rows_exactly():

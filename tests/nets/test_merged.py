@@ -10,6 +10,7 @@ from tiny import choice, parallel, rows, same, snapshot, spec, train
 
 DATA = rows()
 INPUTS = {"image": DATA.inputs["image"][:4] / 255, "vector": DATA.inputs["vector"][:4]}
+FED = {"a": INPUTS["image"], "b": INPUTS["image"]}
 
 
 def with_branches(**branches):
@@ -18,7 +19,7 @@ def with_branches(**branches):
 
 def test_a_head_for_each_task_reads_the_same_features():
     network = build(spec(), DATA).eval()
-    features = network.topology(INPUTS)
+    features = network.topology(FED, {})
     found = network(INPUTS)
     assert list(found) == ["left", "right"]
     for output, head in zip(found.values(), network.heads, strict=True):
@@ -40,7 +41,7 @@ def test_dropout_comes_before_the_heads():
     torch.manual_seed(0)
     found = network(INPUTS)
     torch.manual_seed(0)
-    features = nn.functional.dropout(network.topology(INPUTS), 0.5)
+    features = nn.functional.dropout(network.topology(FED, {}), 0.5)
     torch.testing.assert_close(found["left"], network.heads[0](features))
 
 

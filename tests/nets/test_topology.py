@@ -8,6 +8,7 @@ from tiny import choice, rows, spec
 
 DATA = rows()
 IMAGES = {"image": DATA.inputs["image"][:4] / 255}
+FED = {"a": IMAGES["image"], "b": IMAGES["image"]}
 
 
 def cascade(**options):
@@ -19,7 +20,7 @@ def test_parallel_fuses_the_pooled_taps_of_all_branches():
     a, b = (branch.stages for branch in network.branches.values())
     x = (IMAGES["image"] - network.branches["a"].entry.mean) / network.branches["a"].entry.std
     features = torch.cat([a[2](a[1](a[0](x))), b[2](b[1](b[0](x)))], 1)
-    torch.testing.assert_close(network.topology(IMAGES), network.topology.fusion.mix(features))
+    torch.testing.assert_close(network.topology(FED, {}), network.topology.fusion.mix(features))
 
 
 def test_a_cascade_feeds_each_tap_into_the_next_branch():
@@ -31,9 +32,9 @@ def test_a_cascade_feeds_each_tap_into_the_next_branch():
     assert len(b.stages) == 2 and len(a.stages) == 2  # b is tapped early, a entered late
     tapped = b(IMAGES["image"])
     assert tapped.shape == (4, 32, 2, 2)
-    entered = network.topology.links[1](tapped)
+    entered = network.topology.links[0](tapped)
     assert entered.shape == (4, 32, 4, 4)
-    torch.testing.assert_close(network.topology(IMAGES), a.stages[1](a.stages[0](entered)))
+    torch.testing.assert_close(network.topology(FED, {}), a.stages[1](a.stages[0](entered)))
 
 
 def test_a_cascade_without_an_order_keeps_that_of_the_branches():

@@ -1,15 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from fuse_search.data import Data
-from fuse_search.data.batches import batches, fetch
+from fuse_search.data.batches import Rows, batches, fetch
 from fuse_search.errors import TrialError
 from fuse_search.nets.merged import build
-from fuse_search.train.loop import classes_of, fit, measure, predict, validate
-from tiny import CPU, choice, parallel, rows, same, snapshot, spec, train
+from fuse_search.train.loop import classes_of, measure, predict
+from tiny import CPU, choice, fitted, parallel, rows, same, snapshot, spec, train
 
 DATA = rows()
+VAL = Rows.of_inputs(DATA, "val", CPU)
 MIXED = {"left": {"type": "classification"}, "age": {"type": "regression"}}
 
 
@@ -46,7 +49,7 @@ def test_numbers_and_classes_are_learned_together():
     first, last = epochs[0].metrics, epochs[-1].metrics
     assert last["val/age_r2"] > 0.5
     assert last["train/left_loss"] < 0.75 * first["train/left_loss"]
-    found = predict(network, given, DATA, DATA.splits["val"], CPU)["age"]
+    found = predict(network, given, VAL)["age"]
     true = DATA.targets["age"].values[DATA.splits["val"]]
     assert last["val/age_mae"] == pytest.approx((found - true).abs().mean().item())
     variance = DATA.targets["age"].values[DATA.splits["train"]].var()
@@ -58,10 +61,9 @@ def test_numbers_and_classes_are_learned_together():
 def test_the_loss_of_an_epoch_is_the_mean_over_its_rows():
     given = spec(train={"epochs": 1, "lr": 1e-12, "batch_size": 7, "weight_decay": 0.0})
     network = build(given, DATA)
-    metrics = next(fit(network, given, DATA, CPU)).metrics
-    everything = measure(
-        given, DATA, DATA.splits["train"], predict(network, given, DATA, DATA.splits["train"], CPU)
-    )
+    metrics = next(fitted(network, given, DATA)).metrics
+    outputs = predict(network, given, Rows.of_inputs(DATA, "train", CPU))
+    everything = measure(given, DATA, DATA.splits["train"], outputs)
     for name in ("loss", "left_loss", "right_loss"):
         assert metrics[f"train/{name}"] == pytest.approx(everything[name], rel=1e-5)
 
@@ -99,7 +101,7 @@ def test_the_gradient_of_the_network_is_clipped_to_its_norm():
         )
         network = build(given, DATA)
         before = [p.detach().clone() for p in network.parameters()]
-        next(fit(network, given, DATA, CPU))
+        next(fitted(network, given, DATA))
         steps = [p.detach() - b for p, b in zip(network.parameters(), before, strict=True)]
         return torch.cat([s.flatten() for s in steps]).norm().item()
 
@@ -125,7 +127,7 @@ def test_gradual_unfreezing_adds_stages_and_keeps_what_the_others_have_learned()
     )
     network = build(given, DATA)
     start, states = snapshot(network), []
-    for epoch in fit(network, given, DATA, CPU):
+    for epoch in fitted(network, given, DATA):
         states.append((epoch.depths, snapshot(network)))
     assert [depths for depths, _ in states] == [{"a": d, "b": 0} for d in (0, 1, 2, 2)]
     changed = [
@@ -144,9 +146,10 @@ def test_gradual_unfreezing_adds_stages_and_keeps_what_the_others_have_learned()
 def test_predictions_come_in_the_order_of_the_rows():
     given = spec()
     network = build(given, DATA)
-    wanted = torch.tensor([31, 2, 17])
-    found = predict(network, given, DATA, wanted, CPU)["left"]
-    inputs, _ = fetch(DATA, wanted, CPU)
+    splits = DATA.splits | {"val": torch.tensor([31, 2, 17])}
+    picked = Rows.of_inputs(replace(DATA, splits=splits), "val", CPU)
+    found = predict(network, given, picked)["left"]
+    inputs, _ = fetch(DATA, splits["val"], CPU)
     network.eval()
     torch.testing.assert_close(found, network(inputs)["left"].detach())
     assert not found.requires_grad and not network.training
@@ -156,7 +159,7 @@ def test_validation_leaves_the_network_as_it_is():
     given = spec(branches={"m": {"network": choice("shufflenet_v2_x0_5"), "size": 32}})
     network = build(given, DATA)
     before = snapshot(network)
-    validate(network, given, DATA, CPU)
+    predict(network, given, VAL)
     assert same(before, snapshot(network))
 
 
@@ -172,7 +175,7 @@ def test_bf16_runs_and_comes_near_fp32():
         network, epochs = train(given, DATA)
         losses[precision] = epochs[-1].metrics["train/loss"]
         assert all(p.dtype == torch.float32 for p in network.parameters())
-        outputs = predict(network, given, DATA, DATA.splits["val"], CPU)
+        outputs = predict(network, given, VAL)
         assert all(o.dtype == torch.float32 for o in outputs.values())
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
     assert losses["bf16"] != losses["fp32"]
@@ -185,7 +188,7 @@ def test_large_numbers_keep_their_digits_in_bf16():
     head = network.heads[list(given.tasks).index("age")]
     head.mean.fill_(1987.25)  # bf16 knows 1984 and 1992
     head.std.fill_(1e-6)
-    found = predict(network, given, DATA, DATA.splits["val"], CPU)["age"]
+    found = predict(network, given, VAL)["age"]
     assert torch.allclose(found, torch.tensor(1987.25))
 
 
@@ -203,11 +206,12 @@ def test_training_on_cuda_comes_near_training_on_the_cpu(held):
     _, expected = train(given, DATA)
     network = build(given, DATA).cuda().to(memory_format=torch.channels_last)
     data: Data = DATA.to(held)
-    found = list(fit(network, given, data, torch.device("cuda")))
+    found = list(fitted(network, given, data, torch.device("cuda")))
     for one, other in zip(found, expected, strict=True):
         assert one.metrics["train/loss"] == pytest.approx(other.metrics["train/loss"], rel=1e-2)
     fast = given.model_copy(update={"train": given.train.model_copy(update={"precision": "auto"})})
     network = build(fast, DATA).cuda().to(memory_format=torch.channels_last)
     assert all(
-        np.isfinite(e.metrics["val/loss"]) for e in fit(network, fast, data, torch.device("cuda"))
+        np.isfinite(e.metrics["val/loss"])
+        for e in fitted(network, fast, data, torch.device("cuda"))
     )

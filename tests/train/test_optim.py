@@ -43,7 +43,9 @@ def layers() -> nn.Sequential:
 def test_only_matrices_and_kernels_decay():
     network, learned = layers(), nn.ParameterList([nn.Parameter(torch.zeros(()))])
     train = spec(train={"weight_decay": 0.3}).train
-    decayed, spared = make_optimizer(train, [network, learned]).param_groups
+    decayed, spared = make_optimizer(
+        train, [*network.parameters(), *learned.parameters()]
+    ).param_groups
     assert decayed["weight_decay"] == 0.3 and spared["weight_decay"] == 0.0
     names = {id(p): name for name, p in network.named_parameters()} | {id(learned[0]): "learned"}
     assert [names[id(p)] for p in decayed["params"]] == ["0.weight", "3.weight"]
@@ -58,7 +60,7 @@ def one_step(optimizer, gradient=2.0, **settings):
         layer.weight.fill_(1.0)
         layer.bias.fill_(1.0)
     train = spec(train={"lr": 0.1, "weight_decay": 0.5, "optimizer": optimizer, **settings}).train
-    made = make_optimizer(train, [layer])
+    made = make_optimizer(train, list(layer.parameters()))
     for parameter in layer.parameters():
         parameter.grad = torch.full_like(parameter, gradient)
     made.step()
@@ -81,7 +83,7 @@ def test_what_has_no_gradient_stays_to_the_bit_and_has_no_state(name):
     network = layers()
     network[0].requires_grad_(False)
     train = spec(train={"weight_decay": 0.3, "optimizer": choice(name)}).train
-    optimizer = make_optimizer(train, [network])
+    optimizer = make_optimizer(train, list(network.parameters()))
     frozen = [p.clone() for p in network[0].parameters()]
     before = network[3].weight.clone()
     network[3](network[0](torch.rand(1, 1, 5, 4))).sum().backward()
@@ -96,7 +98,9 @@ def test_what_has_no_gradient_stays_to_the_bit_and_has_no_state(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_has_a_fused_kernel_on_cuda(name):
     network = layers().cuda()
-    optimizer = make_optimizer(spec(train={"optimizer": choice(name)}).train, [network])
+    optimizer = make_optimizer(
+        spec(train={"optimizer": choice(name)}).train, list(network.parameters())
+    )
     before = network[3].weight.clone()
     network[3](torch.rand(4, 2, device="cuda")).sum().backward()
     optimizer.step()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
+from fuse_search.data.layout import rows_of
 from fuse_search.data.record import Data
 
 
@@ -32,13 +36,66 @@ def fetch(
     Images come as float32 in [0, 1], [B, C, H, W]; vectors as they are, [B, D]; targets as
     int64 or float32 [B].
     """
-    inputs = {name: _take(values, rows, device) for name, values in data.inputs.items()}
-    targets = {task: _take(t.values, rows, device) for task, t in data.targets.items()}
+    inputs = {name: take(values, rows, device) for name, values in data.inputs.items()}
+    targets = {task: take(t.values, rows, device) for task, t in data.targets.items()}
     return {name: _unit(values) for name, values in inputs.items()}, targets
 
 
-def _take(values: Tensor, rows: Tensor, device: torch.device | str) -> Tensor:
-    return values[rows.to(values.device)].to(device)
+@dataclass(frozen=True)
+class Computed:
+    """What a branch reads: an input, or what `run` makes of it."""
+
+    input: str
+    run: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one split as what reads them wants them, by name.
+
+    stored: values [N, ...] in the split's order. computed: made of the inputs, batch by batch.
+    change: what is done before that to the images [B, C, H, W] of an input at these positions.
+    """
+
+    data: Data
+    split: str
+    device: torch.device
+    stored: Mapping[str, Tensor]
+    computed: Mapping[str, Computed]
+    change: Callable[[str, Tensor, Tensor], Tensor] = field(default=lambda name, x, where: x)
+
+    @classmethod
+    def of_inputs(cls, data: Data, split: str, device: torch.device) -> Rows:
+        """Rows for a network that reads the inputs by their own names."""
+        return cls(
+            data, split, device, {}, {name: Computed(name, lambda x: x) for name in data.inputs}
+        )
+
+    @property
+    def positions(self) -> Tensor:
+        """All places in the split: int64 [N]."""
+        return torch.arange(len(self.data.splits[self.split]))
+
+    def fetch(self, positions: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What is read and the targets of the rows at these positions (int64 [B])."""
+        split = self.data.splits[self.split]
+        rows = split[positions.to(split.device)]
+        values = {name: take(x, positions, self.device) for name, x in self.stored.items()}
+        inputs = {}
+        for name in dict.fromkeys(source.input for source in self.computed.values()):
+            inputs[name] = _unit(take(self.data.inputs[name], rows, self.device))
+            if inputs[name].ndim == 4:
+                inputs[name] = self.change(name, inputs[name], positions)
+        values |= {name: each.run(inputs[each.input]) for name, each in self.computed.items()}
+        targets = {
+            t: take(target.values, rows, self.device) for t, target in self.data.targets.items()
+        }
+        return values, targets
+
+
+def take(values: Tensor, rows: Tensor, device: torch.device | str) -> Tensor:
+    """The values of these rows, on the device."""
+    return rows_of(values, rows.to(values.device)).to(device)
 
 
 def _unit(values: Tensor) -> Tensor:

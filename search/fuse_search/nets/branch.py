@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+from collections.abc import Iterable, Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -49,8 +53,25 @@ class Branch(nn.Module):
         self.entry: nn.Module = entry
         self.stages = nn.ModuleList(chain.stages)
         self.pool = chain.pool
-        self.shapes = list(chain.shapes)
+        self.shapes, self.flops = list(chain.shapes), list(chain.flops)
         self.frozen = 0
+        self.fingerprints = fingerprints((entry, *chain.stages))
+        """Of the entry and each stage, as they are before the branch is trained."""
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take these weights; of a state of the whole branch, those of the stages that are left."""
+        own = self.state_dict()
+        self.load_state_dict({key: state[key] for key in own})
+        self.fingerprints = fingerprints((self.entry, *self.stages))
+
+    def twin(self, trained: int = 0) -> Branch:
+        """Another branch with the same stages, of which the last `trained` are copies."""
+        kept = len(self.stages) - trained
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        # copying traced modules takes long
+        other.stages = nn.ModuleList([*self.stages[:kept], *copy.deepcopy(self.stages[kept:])])
+        return other
 
     def cut(self, tap: int) -> Branch:
         """Drop the stages above the tap (-1 is the last stage); pool by the mean from then on.
@@ -62,12 +83,19 @@ class Branch(nn.Module):
             raise TrialError(f"tap {tap}: the branch has {len(self.stages)} stages")
         if tap < -1:
             self.stages, self.shapes = self.stages[: tap + 1], self.shapes[: tap + 1]
+            self.flops = self.flops[: tap + 1]
             self.pool = Pool()
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.entry(x)
-        for stage in self.stages:
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """The tapped value of an input, or of a value above the lowest `start` stages."""
+        return self.between(x, start, len(self.stages))
+
+    def between(self, x: Tensor, start: int, end: int) -> Tensor:
+        """From the value above the lowest `start` stages to that above the lowest `end`."""
+        if not start:
+            x = self.entry(x)
+        for stage in self.stages[start:end]:
             x = stage(x)
         return x
 
@@ -78,12 +106,15 @@ class Branch(nn.Module):
             return self.example_shape
         shape = self.shapes[stages - 1]
         self.entry, self.stages = nn.Identity(), self.stages[stages:]
-        self.shapes = self.shapes[stages:]
+        self.shapes, self.flops = self.shapes[stages:], self.flops[stages:]
         return shape
 
     def vector(self, value: Tensor) -> Tensor:
-        """The tapped value as [B, D]: by the network's own pooling at its end, else by the mean."""
-        return self.pool(value).flatten(1)
+        """The tapped value as [B, D]: by the network's own pooling at its end, else by the mean.
+
+        A vector is its own, so that a value may also be pooled before.
+        """
+        return value if value.ndim == 2 else self.pool(value).flatten(1)
 
     def unfreeze(self, depth: int) -> None:
         """Train the last `depth` stages that are in use, and none below them."""
@@ -94,10 +125,29 @@ class Branch(nn.Module):
 
     def train(self, mode: bool = True) -> Branch:
         """Set the mode; frozen BatchNorm and dropout stay in eval mode."""
-        super().train(mode)
-        for stage in self.stages[: self.frozen]:
-            stage.eval()
+        self.training = self.stages.training = mode
+        for module in (self.entry, self.pool):
+            module.train(mode)
+        for i, stage in enumerate(self.stages):
+            if stage.training != (mode and i >= self.frozen):  # walking through takes long
+                stage.train(not stage.training)
         return self
+
+
+def fingerprints(modules: Iterable[nn.Module]) -> tuple[str, ...]:
+    """For each module of a chain a SHA-256 (hex) of all that its output hangs on but its input.
+
+    That is the code, the settings, the parameters and the buffers of it and of all below.
+    """
+    sha, found = hashlib.sha256(), []
+    for module in modules:
+        sha.update(f"{module} {getattr(module, 'shape', '')}".encode())  # a GraphModule's has code
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            sha.update(raw.numpy().data)
+        found.append(sha.hexdigest())
+    return tuple(found)
 
 
 class Pool(nn.Module):
@@ -123,7 +173,7 @@ class Match(nn.Module):
         super().__init__()
         self.source, self.target = _Form(source), _Form(target)
         width, channels = self.source.channels, self.target.channels
-        self.pool = Pool()
+        self.pooling = Pool() if len(target) == 1 else None
         if len(target) == 1:
             self.project: nn.Module = nn.Linear(width, channels)
         elif len(source) == 1:
@@ -134,8 +184,8 @@ class Match(nn.Module):
         self.side = self.source.size if len(source) == 3 else (GRID, GRID)
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(self.target.shape) == 1:
-            return self.project(self.pool(x))
+        if self.pooling:
+            return self.project(self.pooling(x))
         x = self.project(self.source.flat(x))  # [B, channels, positions]
         if len(self.target.shape) == 2:
             return F.interpolate(x, self.target.shape[0], mode="linear").transpose(1, 2)

@@ -17,6 +17,7 @@ from .freeze import depths_at
 from .networks import NETWORKS, build_network
 from .stages import find_stages
 from .topology import TOPOLOGIES, Cascade, Ensemble, Parallel
+from .trace import flop_counter
 from .weights import load_weights, preprocessing, solo
 
 State = Mapping[str, Tensor]
@@ -59,13 +60,47 @@ class Merged(nn.Module):
         return dict(zip(self.topology.names, self.topology.branches, strict=True))
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        features = self.dropout(self.topology(inputs))
+        branches = self.branches
+        return self.above({n: inputs[branches[n].input] for n in self.topology.fed}, {})
+
+    def above(self, values: Mapping[str, Tensor], starts: Mapping[str, int]) -> dict[str, Tensor]:
+        """Outputs by task of what the branches read, each from above its lowest `starts` stages."""
+        features = self.dropout(self.topology(values, starts))
         return {task: head(features) for task, head in zip(self.tasks, self.heads, strict=True)}
+
+    def flops(self) -> float:
+        """Floating-point operations of one forward pass of one row.
+
+        Those of a branch that reads an input are known since its stages were found.
+        """
+        fed = {name: self.branches[name] for name in self.topology.fed}
+        device = next(self.parameters()).device
+        taps = {n: torch.zeros(2, *b.shapes[-1], device=device) for n, b in fed.items()}
+        mode = self.training
+        self.eval()
+        with torch.no_grad(), flop_counter() as counter:
+            self.above(taps, {name: len(branch.stages) for name, branch in fed.items()})
+        self.train(mode)
+        return sum(sum(b.flops) for b in fed.values()) + counter.get_total_flops() / 2
+
+    def depths(self, spec: TrialSpec, epoch: int) -> dict[str, int]:
+        """How many stages of each branch the spec trains in this epoch."""
+        stages = {name: len(branch.stages) for name, branch in self.branches.items()}
+        return depths_at(spec.unfreeze.schedule, spec.unfreeze.depth, stages, epoch)
+
+    def trained(self, spec: TrialSpec) -> list[nn.Parameter]:
+        """The parameters that the spec trains in some epoch."""
+        found = {id(p): p for p in self.parameters()}
+        every = [self.depths(spec, epoch) for epoch in range(spec.train.epochs)]
+        for name, branch in self.branches.items():
+            frozen = len(branch.stages) - max(depths[name] for depths in every)
+            for parameter in branch.stages[:frozen].parameters():
+                del found[id(parameter)]
+        return list(found.values())
 
     def unfreeze(self, spec: TrialSpec, epoch: int) -> dict[str, int]:
         """Train as many stages of each branch as the spec says for this epoch, and return them."""
-        stages = {name: len(branch.stages) for name, branch in self.branches.items()}
-        depths = depths_at(spec.unfreeze.schedule, spec.unfreeze.depth, stages, epoch)
+        depths = self.depths(spec, epoch)
         for name, branch in self.branches.items():
             branch.unfreeze(depths[name])
         return depths
@@ -112,7 +147,7 @@ def build_ensemble(spec: TrialSpec, members: Mapping[str, nn.Module]) -> Ensembl
 
 def build_branch(name: str, spec: TrialSpec, data: Data, state: State | None = None) -> Branch:
     """Build one branch up to its tap, with its weights or the given state."""
-    branch, tap = spec.branches[name], spec.merge.tap
+    branch = spec.branches[name]
     if branch.input not in data.inputs:
         there = ", ".join(data.inputs)
         raise InputError(f"branches.{name}.input: the data has no input {branch.input!r}: {there}")
@@ -122,16 +157,19 @@ def build_branch(name: str, spec: TrialSpec, data: Data, state: State | None = N
         load_weights(network, _start(branch), network_name=branch.network.name)
         example = torch.zeros(2, *entry.shape)
         chain = find_stages(network, example, classifier=classifier)
-        depth = tap[name] if isinstance(tap, dict) else tap
-        built = Branch(chain, entry, input=branch.input)
-        try:
-            built.cut(depth)
-        except TrialError as error:
-            raise TrialError(f"branch {name}: {error}") from None
+        built = tapped(Branch(chain, entry, input=branch.input), name, spec)
     if state is not None:
-        own = built.state_dict()
-        built.load_state_dict({key: state[key] for key in own})
+        built.load(state)
     return built
+
+
+def tapped(branch: Branch, name: str, spec: TrialSpec) -> Branch:
+    """The branch itself, cut off above the spec's tap. Raises TrialError when it has none there."""
+    tap = spec.merge.tap
+    try:
+        return branch.cut(tap[name] if isinstance(tap, dict) else tap)
+    except TrialError as error:
+        raise TrialError(f"branch {name}: {error}") from None
 
 
 def _entry(branch: BranchSpec, data: Data) -> Entry:

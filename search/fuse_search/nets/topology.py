@@ -1,8 +1,9 @@
 """Topologies: how branches are joined.
 
-`parallel` and `cascade` join activations: made from the branches, their `forward` takes the
-inputs by name and gives features [B, out_features] to the heads. `ensemble` joins the outputs of
-whole networks, each trained alone.
+`parallel` and `cascade` join activations: made from the branches, their `forward` takes by branch
+what the branches in `fed` read, and gives features [B, out_features] to the heads. What is read is
+an input, or where `starts` says so the value above that many stages; a tap may come pooled by what
+`pooling` names. `ensemble` joins the outputs of whole networks, each trained alone.
 """
 
 from __future__ import annotations
@@ -31,8 +32,20 @@ class Parallel(nn.Module):
         self.fusion = FUSIONS[choice.name](widths, **choice.options)
         self.out_features: int = self.fusion.out_features  # type: ignore[assignment]
 
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        taps = [branch.vector(branch(inputs[branch.input])) for branch in self.branches]
+    @property
+    def fed(self) -> tuple[str, ...]:
+        """The branches that read an input."""
+        return self.names
+
+    def pooling(self, name: str) -> nn.Module | None:
+        """What makes this branch's tap a vector before anything trained sees it."""
+        return self.branches[self.names.index(name)].pool
+
+    def forward(self, values: Mapping[str, Tensor], starts: Mapping[str, int]) -> Tensor:
+        taps = [
+            branch.vector(branch(values[name], starts.get(name, 0)))
+            for name, branch in zip(self.names, self.branches, strict=True)
+        ]
         return self.fusion(taps)
 
 
@@ -50,14 +63,24 @@ class Cascade(nn.Module):
         fits = [
             Match(below.shapes[-1], above.enter_above(entry)) for below, above in pairwise(chain)
         ]
-        self.input, self.links = chain[0].input, nn.ModuleList([nn.Identity(), *fits])
+        self.links: list[Match] = nn.ModuleList(fits)  # type: ignore[assignment]
         self.out_features = vector_width(chain[-1])
 
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        value = inputs[self.input]
-        for link, branch in zip(self.links, self.branches, strict=True):
+    @property
+    def fed(self) -> tuple[str, ...]:
+        """The branch that reads an input."""
+        return self.names[:1]
+
+    def pooling(self, name: str) -> nn.Module | None:
+        """What makes the first branch's tap a vector before anything trained sees it, if it is."""
+        return self.links[0].pooling if self.links else self.branches[0].pool
+
+    def forward(self, values: Mapping[str, Tensor], starts: Mapping[str, int]) -> Tensor:
+        first, *others = self.branches
+        value = first(values[self.names[0]], starts.get(self.names[0], 0))
+        for link, branch in zip(self.links, others, strict=True):
             value = branch(link(value))
-        return branch.vector(value)
+        return self.branches[-1].vector(value)
 
 
 class Ensemble(nn.Module):

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..data import Data
-from ..data.augment import augment
-from ..data.batches import batches, fetch
+from ..data.batches import Rows, batches
 from ..errors import TrialError
 from ..nets.merged import Merged
 from ..spec import TrialSpec
 from .losses import WEIGHTINGS, task_loss
 from .metrics import evaluate
 from .optim import learning_rate, make_optimizer
+from .plan import Plan
+from .precision import autocast, in_bf16
 
 
 @dataclass(frozen=True)
@@ -29,38 +30,38 @@ class Epoch:
     metrics: dict[str, float]
     depths: dict[str, int]
     seconds: float
+    outputs: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    """On the validation rows, by task."""
 
 
-def fit(network: Merged, spec: TrialSpec, data: Data, device: torch.device) -> Iterator[Epoch]:
+def fit(network: Merged, spec: TrialSpec, plan: Plan) -> Iterator[Epoch]:
     """Train the network on the train split and yield after every epoch, measured on validation.
 
     Raises:
         TrialError: the loss is no longer a finite number.
     """
+    data, device = plan.prefixes.data, plan.prefixes.device
     torch.manual_seed(spec.seed)  # dropout
     order = torch.Generator().manual_seed(spec.seed)
-    chance = torch.Generator().manual_seed(spec.seed + 1)
     weighting = make_weighting(spec).to(device)
-    optimizer = make_optimizer(spec.train, [network, weighting])
+    parameters = network.trained(spec)
+    optimizer = make_optimizer(spec.train, [*parameters, *weighting.parameters()])
     scales = {task: _scale(data, task) for task in spec.tasks}
-    rows = data.splits["train"]
-    steps = spec.train.epochs * len(list(batches(rows, spec.train.batch_size)))
+    places = torch.arange(len(data.splits["train"]))
+    steps = spec.train.epochs * len(batches(places, spec.train.batch_size))
     step = 0
     for epoch in range(spec.train.epochs):
         begun = time.perf_counter()
         depths = network.unfreeze(spec, epoch)
-        network.train()
+        tail, train, val = plan.epoch(epoch)
+        tail.train()
         sums = torch.zeros(1 + len(spec.tasks), device=device)
-        for batch in batches(rows, spec.train.batch_size, order):
-            inputs, targets = fetch(data, batch, device)
-            inputs = {
-                name: augment(x, spec.train.augment, chance) if x.ndim == 4 else x
-                for name, x in inputs.items()
-            }
+        for batch in batches(places, spec.train.batch_size, order):
+            values, targets = train.fetch(batch)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(spec.train, step, steps)
-            with autocast(spec, device):
-                outputs = network(inputs)
+            with autocast(plan.bf16, device):
+                outputs = tail(values)
             losses = {
                 task: task_loss(
                     outputs[task], targets[task], scales[task], spec.train.label_smoothing
@@ -71,21 +72,23 @@ def fit(network: Merged, spec: TrialSpec, data: Data, device: torch.device) -> I
             optimizer.zero_grad(set_to_none=True)
             total.backward()
             if spec.train.clip:
-                nn.utils.clip_grad_norm_(network.parameters(), spec.train.clip)
+                nn.utils.clip_grad_norm_(parameters, spec.train.clip)
             optimizer.step()
             sums += torch.stack([total, *losses.values()]).detach() * len(batch)
             step += 1
-        means = (sums / len(rows)).tolist()
+        means = (sums / len(places)).tolist()
         if not np.isfinite(means[0]):
             raise TrialError(f"the training loss is {means[0]} in epoch {epoch}")
         found = dict(zip(["loss", *(f"{t}_loss" for t in spec.tasks)], means, strict=True))
-        measured = validate(network, spec, data, device)
+        outputs = predict(tail, spec, val)
+        measured = measure(spec, data, data.splits["val"], outputs)
         yield Epoch(
             epoch,
             {f"train/{k}": v for k, v in found.items()}
             | {f"val/{k}": v for k, v in measured.items()},
             depths,
             time.perf_counter() - begun,
+            outputs,
         )
 
 
@@ -96,34 +99,17 @@ def make_weighting(spec: TrialSpec) -> nn.Module:
     return WEIGHTINGS[choice.name](kinds, **choice.options)
 
 
-def autocast(spec: TrialSpec, device: torch.device) -> torch.autocast:
-    """bf16 where it was asked for, or by default on a GPU that computes in it."""
-    wanted = spec.train.precision
-    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    enabled = wanted == "bf16" or (wanted == "auto" and native)
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
-
-
-def predict(
-    network: nn.Module, spec: TrialSpec, data: Data, rows: Tensor, device: torch.device
-) -> dict[str, Tensor]:
-    """The network's outputs for these rows by task, as float32 on the CPU."""
+def predict(network: nn.Module, spec: TrialSpec, rows: Rows) -> dict[str, Tensor]:
+    """The outputs by task of what reads these rows, as float32 on the CPU, in the split's order."""
     network.eval()
     parts: dict[str, list[Tensor]] = {task: [] for task in spec.tasks}
-    with torch.inference_mode(), autocast(spec, device):
-        for batch in batches(rows, 4 * spec.train.batch_size):
-            outputs = network(fetch(data, batch, device)[0])
+    bf16 = in_bf16(spec.train, rows.device)
+    with torch.inference_mode(), autocast(bf16, rows.device):
+        for batch in batches(rows.positions, 4 * spec.train.batch_size):
+            outputs = network(rows.fetch(batch)[0])
             for task in spec.tasks:
                 parts[task].append(outputs[task].float())
     return {task: torch.cat(found).cpu() for task, found in parts.items()}
-
-
-def validate(
-    network: nn.Module, spec: TrialSpec, data: Data, device: torch.device
-) -> dict[str, float]:
-    """Every metric and the losses on the validation split."""
-    rows = data.splits["val"]
-    return measure(spec, data, rows, predict(network, spec, data, rows, device))
 
 
 def measure(

@@ -35,13 +35,12 @@ OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
 SCHEDULES = {"cosine": cosine, "constant": constant}
 
 
-def make_optimizer(train: Train, modules: list[nn.Module]) -> torch.optim.Optimizer:
-    """An optimizer over all parameters, with weight decay on all but vectors (biases, norms).
+def make_optimizer(train: Train, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """An optimizer with weight decay on all but vectors (biases, norms).
 
-    Frozen parameters belong to it too: without a gradient they are passed over, so that a stage
-    that joins later finds the others' state untouched.
+    A parameter that joins later belongs to it from the start: without a gradient it is passed
+    over, so that the others' state stays.
     """
-    parameters = [p for module in modules for p in module.parameters()]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

@@ -1,0 +1,64 @@
+"""A study's run in an MLflow store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .run import KIND, Run
+from .store import open_store, store
+
+
+class Tracker:
+    """One MLflow store: `uri`, or where there is none `results/mlflow.db`.
+
+    Where the store is a database, artifacts go to `results/artifacts`; a tracking server
+    knows itself where to put them.
+
+    Raises: InputError, where the store can't be opened.
+    """
+
+    def __init__(self, uri: str | None, results: Path) -> None:
+        self.uri, self.artifacts = store(uri, results)
+        self.client = open_store(self.uri, self.artifacts)
+
+    def open_study(
+        self, name: str, params: Mapping[str, str], tags: Mapping[str, str] | None = None
+    ) -> Run:
+        """The study's parent run, in the experiment of the same name; created if it is missing.
+
+        Idempotent: a second call finds the same run, sets it to RUNNING again and adds only
+        those `params` that it lacks, since MLflow lets no parameter change.
+        """
+        experiment = self._experiment(name)
+        found = self._parent(experiment)
+        if found is None:
+            self.client.create_run(experiment, run_name=name, tags={KIND: "study"})
+            # Asked for again, so that of two workers that start at once both take the older run.
+            found = self._parent(experiment)
+        self.client.update_run(found.info.run_id, status="RUNNING")
+        run = Run(self.client, experiment, found.info.run_id)
+        run.describe({k: v for k, v in params.items() if k not in found.data.params}, tags or {})
+        return run
+
+    def _experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return self.client.create_experiment(name, self.artifacts)
+            except MlflowException:
+                found = self.client.get_experiment_by_name(name)
+                if found is None:  # so it was not that another worker came first
+                    raise
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+
+    def _parent(self, experiment: str) -> Any:
+        query = f"tags.`{KIND}` = 'study'"
+        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+        runs = self.client.search_runs([experiment], query, max_results=1, order_by=order)
+        return runs[0] if runs else None

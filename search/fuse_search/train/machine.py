@@ -1,0 +1,146 @@
+"""How fast this machine moves and computes, measured once per process, and what room it has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+from torch import Tensor
+
+from ..nets.branch import Branch
+from ..nets.freeze import BLOCK, Prefix
+
+SAMPLE = 16 << 20  # bytes that are moved to measure a bandwidth
+SHARE = 0.25  # of what is free, by default
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Bytes per second from each place to where a network computes, and to the disk."""
+
+    device: float
+    ram: float
+    disk: float
+    write: float
+
+    @classmethod
+    def measure(cls, folder: Path, device: torch.device, room: int = SAMPLE) -> Machine:
+        """Move a sample each way, of at most `room` bytes on the disk.
+
+        Raises OSError when the folder can't be written.
+        """
+        there = torch.ones(SAMPLE // 4)
+        here = there.to(device)
+        write, read = _disk(folder, there[: max(1024, room // 4)])
+        ram = SAMPLE / _seconds(lambda: there.clone().to(device), device)
+        return cls(SAMPLE / _seconds(here.clone, device), ram, 1 / (1 / read + 1 / ram), write)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A branch's stages on some rows; the first entry of each list is of no stage.
+
+    seconds: per row, to compute the value above so many stages. examples: two rows of it.
+    steady: how many stages give a row the same bits wherever it stands in a batch; not all do,
+    because a matrix product may take its rows by their place in memory.
+    """
+
+    seconds: list[float]
+    examples: list[Tensor]
+    steady: int
+
+
+def measure_stages(branch: Branch, x: Tensor) -> Measured:
+    """Run the stages on `x` [B, ...] twice, in another order the second time, which is timed.
+
+    In eval mode; the branch comes out as it went in.
+    """
+    mode = branch.training
+    branch.eval()
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
+    first, again, seconds, examples, steady = x, x[order], [0.0], [x[:2]], 0
+    for stages in range(1, len(branch.stages) + 1):
+        step = Prefix("", branch, stages, None)
+        first = step(first, stages - 1)
+        begun = _now(x.device)
+        again = step(again, stages - 1)
+        seconds.append(seconds[-1] + (_now(x.device) - begun) / len(x))
+        examples.append(first[:2].clone())
+        if steady == stages - 1 and torch.equal(first[order], again):
+            steady = stages
+    branch.train(mode)
+    exact = x.device.type == "cpu"  # other devices don't promise it
+    return Measured(seconds, examples, steady if exact else len(branch.stages))
+
+
+def rows_at_once(device: torch.device) -> int:
+    """How many rows go through frozen stages together."""
+    return 256 if device.type == "cuda" else BLOCK
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes that are free where this folder is or would be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def free_ram() -> int:
+    """Bytes of memory that are free for this process: of the machine and of its container."""
+    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    try:
+        about = dict(
+            line.split(":") for line in Path("/proc/meminfo").read_text("ascii").splitlines()
+        )
+        free = [int(about["MemAvailable"].split()[0]) * 1024]
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text("ascii"))
+        free.append(limit - int((group / "memory.current").read_text("ascii")))
+    except (OSError, KeyError, ValueError):  # another system, or no limit
+        pass
+    return max(0, min(free))
+
+
+def free_device(device: torch.device) -> int:
+    """Bytes of a GPU's memory that are free; 0 without a GPU of its own memory."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+def _disk(folder: Path, values: Tensor) -> tuple[float, float]:
+    """Bytes per second written and read, past the system's cache where that can be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f".sample-{uuid4().hex}"
+    try:
+        begun = time.perf_counter()
+        with file.open("wb") as opened:
+            opened.write(values.numpy().data)
+            os.fsync(opened.fileno())
+            write = values.nbytes / (time.perf_counter() - begun)
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        begun = time.perf_counter()
+        file.read_bytes()
+        return write, values.nbytes / (time.perf_counter() - begun)
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _seconds(move: Callable[[], object], device: torch.device) -> float:
+    found = []
+    for _ in range(3):
+        begun = _now(device)
+        move()
+        found.append(_now(device) - begun)
+    return max(1e-9, min(found))
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,161 @@
+"""What one trial reads: its frozen boundaries, epoch by epoch, and where values come from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..data.augment import Augmentation, asks
+from ..data.batches import Computed, Rows
+from ..nets.freeze import Prefix, Tail, split
+from ..nets.merged import Merged
+from ..spec import TrialSpec
+from .planner import Decision, Place
+from .precision import autocast, in_bf16
+from .prefixes import Change, Prefixes, Values, View
+
+
+class Plan:
+    """What a trial trains and reads in each of its epochs; the numbers are the same however."""
+
+    def __init__(self, prefixes: Prefixes, network: Merged, spec: TrialSpec) -> None:
+        self.prefixes, self.network, self.spec = prefixes, network, spec
+        self.bf16 = in_bf16(spec.train, prefixes.device)
+        rows = len(prefixes.data.splits["train"])
+        self._augmentation = Augmentation(spec.train.augment, rows, spec.seed)
+        self._phases = _phases(network, spec)
+        self._decisions: dict[tuple[Prefix, str], Decision] = {}
+        if prefixes.store:
+            self._decide()
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """Where the values of each prefix come from, and why; none where nothing may be stored."""
+        return list(self._decisions.values())
+
+    def epoch(self, number: int) -> tuple[Tail, Rows, Rows]:
+        """What is trained in this epoch, and the training and validation rows that it reads."""
+        train, val = self._rows("train", number), self._rows("val", number)
+        return Tail(self.network, self._phases[number]), train, val
+
+    def _rows(self, rows_of: str, epoch: int) -> Rows:
+        phase, stored, computed = self._phases[epoch], {}, {}
+        for name in self.network.topology.fed:
+            prefix = phase.get(name)
+            values = self._stored(prefix, rows_of, epoch) if prefix else None
+            if values is not None:
+                stored[name] = values
+            else:
+                computed[name] = Computed(self.network.branches[name].input, self._run(prefix))
+        rows = Rows(self.prefixes.data, rows_of, self.prefixes.device, stored, computed)
+        return replace(rows, change=self._change(rows_of, epoch))
+
+    def _run(self, prefix: Prefix | None) -> Callable[[Tensor], Tensor]:
+        def run(x: Tensor) -> Tensor:
+            # Not inference_mode, whose tensors no trained stage could keep for its gradient.
+            with torch.no_grad(), autocast(self.bf16, self.prefixes.device):
+                return prefix(x) if prefix else x
+
+        return run
+
+    def _change(self, rows_of: str, epoch: int) -> Change:
+        if rows_of == "val":
+            return lambda name, images, positions: images
+        return self._augmentation.change(self._augmentation.view(epoch))
+
+    def _changed(self, prefix: Prefix, rows_of: str) -> bool:
+        """Whether what goes into this prefix is augmented."""
+        is_image = self.prefixes.data.inputs[prefix.branch.input].ndim == 4
+        return rows_of == "train" and is_image and asks(self.spec.train.augment)
+
+    def _wanted(self, prefix: Prefix, rows_of: str, epoch: int) -> Values:
+        view, number = None, self._augmentation.view(epoch)
+        if number is not None and self._changed(prefix, rows_of):
+            view = View(self.spec.train.augment, self.spec.seed, number)
+        return Values(prefix, rows_of, view, self.bf16)
+
+    def _stored(self, prefix: Prefix, rows_of: str, epoch: int) -> Tensor | None:
+        """The values, which are computed and stored now if they never were; None: not kept."""
+        decision, store = self._decisions.get((prefix, rows_of)), self.prefixes.store
+        if decision is None or decision.place == "recompute" or store is None:
+            return None
+        wanted, reason = self._wanted(prefix, rows_of, epoch), ""
+        key = self.prefixes.key(wanted)
+        if (values := store.get(key)) is None:
+            lower = self._with(prefix, rows_of, epoch)
+            reason = self.prefixes.fill(lower, self._change(rows_of, epoch))
+            values = store.get(key)
+        place: Place = "recompute"
+        if values is not None:
+            cost = self.prefixes.cost(wanted)
+            worth = self.prefixes.planner.gain(cost, "ram") / cost.nbytes
+            values, place = self.prefixes.memory.hold(key, values, worth)
+        found = replace(decision, place=place, reason=reason or decision.reason)
+        self._decisions[prefix, rows_of] = found
+        return values
+
+    def _with(self, prefix: Prefix, rows_of: str, epoch: int) -> list[Values]:
+        """The values of this prefix and of the branch's lower ones, which lie on the way.
+
+        Not of higher ones: stages above this one may have been trained since.
+        """
+        return [
+            self._wanted(other, rows_of, epoch)
+            for (other, of), decision in self._decisions.items()
+            if (other.name, of) == (prefix.name, rows_of)
+            and other.stages <= prefix.stages
+            and decision.place != "recompute"
+        ]
+
+    def _decide(self) -> None:
+        epochs, keys = Counter(p for phase in self._phases for p in phase.values()), set()
+        for rows_of in ("train", "val"):
+            for prefix, count in epochs.items():
+                decision = self._decision(prefix, rows_of, count)
+                self._decisions[prefix, rows_of] = decision
+                if decision.place != "recompute":
+                    views = range(self.spec.train.epochs)
+                    keys |= {self.prefixes.key(self._wanted(prefix, rows_of, e)) for e in views}
+        self.prefixes.keep(keys)
+
+    def _decision(self, prefix: Prefix, rows_of: str, epochs: int) -> Decision:
+        store = self.prefixes.store
+        assert store is not None
+        about = (prefix.name, prefix.stages, len(prefix.branch.stages), rows_of)
+        views, changed = self.spec.train.augment.views, self._changed(prefix, rows_of)
+        if changed and not views:
+            reason = "every epoch has new images; train.augment.views would lay them down"
+            return Decision(*about, "recompute", reason, 0)
+        views = (views or 1) if changed else 1
+        wanted = self._wanted(prefix, rows_of, 0)
+        if prefix.stages > self.prefixes.measured(wanted).steady:
+            reason = "a row's last bits would depend on the rows beside it"
+            return Decision(*about, "recompute", reason, 0)
+        key, cost = self.prefixes.key(wanted), self.prefixes.cost(wanted)
+        try:
+            planner = self.prefixes.planner
+        except OSError as error:
+            reason = f"{store.folder} can't be written: {error.strerror or error}"
+            return Decision(*about, "recompute", reason, 0)
+        nbytes, there = views * cost.nbytes, store.has(key)
+        place = self.prefixes.memory.place(nbytes)
+        pays, reason = planner.pays(key, cost, place, epochs, views, there)
+        if pays and not there and not store.fits(nbytes, planner.gain(cost, "disk") / cost.nbytes):
+            reason = f"{nbytes:,} bytes don't fit into the budget of {store.budget:,}"
+            return Decision(*about, "recompute", reason, nbytes)
+        return Decision(*about, place if pays else "recompute", reason, nbytes)
+
+
+def _phases(network: Merged, spec: TrialSpec) -> list[dict[str, Prefix]]:
+    """The prefixes in every epoch; a stage that was ever trained belongs to none any more."""
+    deepest: dict[str, int] = {}
+    found = []
+    for epoch in range(spec.train.epochs):
+        for name, depth in network.depths(spec, epoch).items():
+            deepest[name] = max(depth, deepest.get(name, 0))
+        found.append(split(network, deepest))
+    return found

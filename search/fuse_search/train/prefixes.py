@@ -1,0 +1,207 @@
+"""Values of frozen prefixes, computed once and shared by all epochs, trials and processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor
+
+from ..data import Data
+from ..data.augment import Augment
+from ..data.batches import Computed, Rows, fetch
+from ..data.layout import channels_last
+from ..nets.freeze import Prefix
+from ..version import VERSION
+from .machine import (
+    SHARE,
+    Machine,
+    Measured,
+    free_device,
+    free_disk,
+    free_ram,
+    measure_stages,
+    rows_at_once,
+)
+from .memory import Memory
+from .planner import Cost, Place, Planner
+from .precision import autocast
+from .store import About, Store, Writer
+
+PATIENCE = 10.0  # seconds, at least, to wait for another process that computes the same
+SOURCE = "source"
+
+Change = Callable[[str, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class View:
+    """A fixed version of every training image: the changes, their seed, and which one it is."""
+
+    changes: Augment
+    seed: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Values:
+    """What a prefix comes to on all rows of a split, in a view of the images, in a precision."""
+
+    prefix: Prefix
+    split: str
+    view: View | None
+    bf16: bool
+
+    def at(self, stages: int) -> Values:
+        """The unpooled values above that many stages."""
+        return replace(self, prefix=replace(self.prefix, stages=stages, pooling=None))
+
+
+class Prefixes:
+    """What the trials of one process share below their frozen boundaries.
+
+    folder: where values are stored; None: nothing is, and all is computed when it is read.
+    budget: bytes that they may take there, and again in memory; None: a share of what is free.
+    say: told in one line when another process is waited for.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        device: torch.device,
+        folder: Path | None = None,
+        budget: int | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.data, self.device, self.say = data, device, say
+        self.store: Store | None = None
+        self.memory = Memory({}, device)
+        if folder is not None and budget != 0:
+            most = int(SHARE * free_disk(folder)) if budget is None else budget
+            free: dict[Place, int] = {"device": free_device(device), "ram": free_ram()}
+            room: dict[Place, int] = {p: min(most, int(SHARE * n)) for p, n in free.items() if n}
+            self.store, self.memory = Store(folder, most), Memory(room, device)
+        self._measured: dict[tuple[object, ...], Measured] = {}
+
+    @cached_property
+    def planner(self) -> Planner:
+        """Made when something could be stored for the first time: it measures the machine.
+
+        Raises OSError where nothing can be stored.
+        """
+        assert self.store is not None
+        room = self.store.budget - self.store.used()
+        return Planner(Machine.measure(self.store.folder, self.device, room))
+
+    def keep(self, keys: set[str]) -> None:
+        """These are in use: they don't make room for others."""
+        if self.store:
+            self.store.kept = self.memory.kept = keys
+
+    def key(self, values: Values) -> str:
+        """A name for the content: all that it hangs on, and what it was computed by."""
+        machine = f"{torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+        if self.device.type == "cuda":
+            machine = torch.cuda.get_device_name(self.device)
+        prefix, view = values.prefix, values.view
+        changes = view and [view.changes.flip, view.changes.shift, view.seed, view.number]
+        precision = [values.bf16, torch.get_float32_matmul_precision()]
+        made_by = [VERSION, torch.__version__, torchvision.__version__, self.device.type, machine]
+        content = [prefix.digest, prefix.branch.input, self.data.digest, values.split, changes]
+        whole = json.dumps([*content, *precision, *made_by])
+        return hashlib.sha256(whole.encode()).hexdigest()[:32]
+
+    def measured(self, values: Values) -> Measured:
+        """The stages of this branch, run on some rows the first time that it is asked for."""
+        branch = values.prefix.branch
+        known = (branch.fingerprints, branch.input, values.bf16)
+        if known not in self._measured:
+            rows = self.data.splits["train"][: rows_at_once(self.device)]
+            x = fetch(self.data, rows, self.device)[0][branch.input]
+            with torch.inference_mode(), autocast(values.bf16, self.device):
+                self._measured[known] = measure_stages(branch, x)
+        return self._measured[known]
+
+    def cost(self, values: Values) -> Cost:
+        """What they cost to compute and to keep, as measured."""
+        prefix, measured = values.prefix, self.measured(values)
+        with torch.inference_mode(), autocast(values.bf16, self.device):
+            example = prefix(measured.examples[prefix.stages], prefix.stages)
+        rows = len(self.data.splits[values.split])
+        return Cost(rows, rows * measured.seconds[prefix.stages], rows * example[0].nbytes)
+
+    def fill(self, wanted: list[Values], change: Change) -> str:
+        """Store values of one branch on one split in one view, in one pass over the rows.
+
+        Whoever comes first does it, and others wait. `change` gives the view of the images. Gives
+        the reason where something could not be stored; nothing half-written stays.
+        """
+        assert self.store is not None
+        patience = max(PATIENCE, 3 * sum(self.cost(each).seconds for each in wanted))
+        try:
+            with self.store.turn(self.key(wanted[0].at(1)), patience, self.say) as ours:
+                if not ours:
+                    return "another process takes too long to compute it"
+                missing = [each for each in wanted if not self.store.has(self.key(each))]
+                return self._pass(missing, *self._source(missing, change)) if missing else ""
+        except OSError as error:
+            return f"it can't be stored: {error.strerror or error}"
+
+    def _source(self, wanted: list[Values], change: Change) -> tuple[int, Rows]:
+        """From where a pass starts: above how many stages, and the rows there."""
+        assert self.store is not None
+        lowest = min(wanted, key=lambda each: each.prefix.stages)
+        for stages in range(lowest.prefix.stages, 0, -1):
+            below = lowest.at(stages)
+            if self.planner.gain(self.cost(below), "disk") > 0:
+                values = self.store.get(self.key(below))
+                if values is not None:
+                    rows = Rows(self.data, lowest.split, self.device, {SOURCE: values}, {})
+                    return stages, rows
+        source = {SOURCE: Computed(lowest.prefix.branch.input, lambda x: x)}
+        return 0, Rows(self.data, lowest.split, self.device, {}, source, change)
+
+    def _pass(self, wanted: list[Values], start: int, rows: Rows) -> str:
+        assert self.store is not None
+        upwards = sorted(wanted, key=lambda each: each.prefix.stages)
+        writers: dict[Values, Writer | None] = {}
+        try:
+            for positions in rows.positions.split(rows_at_once(self.device)):
+                value, stages = rows.fetch(positions)[0][SOURCE], start
+                for each in upwards:
+                    with torch.inference_mode(), autocast(each.bf16, self.device):
+                        value, stages = (
+                            each.at(each.prefix.stages).prefix(value, stages),
+                            each.prefix.stages,
+                        )
+                        found = each.prefix(value, stages)
+                    if each not in writers:
+                        writers[each] = self.store.writer(self.key(each), self._about(each, found))
+                    if writer := writers[each]:
+                        writer.append(found)
+                if not any(writers.values()):
+                    break
+        except BaseException:
+            for writer in filter(None, writers.values()):
+                writer.abandon()
+            raise
+        for writer in filter(None, writers.values()):
+            writer.finish()
+        return "" if all(writers.values()) else "the budget has no room for it"
+
+    def _about(self, values: Values, some: Tensor) -> About:
+        prefix, cost = values.prefix, self.cost(values)
+        return About(
+            what=f"{prefix.name} above {prefix.stages} of {len(prefix.branch.stages)} stages",
+            shape=(cost.rows, *some.shape[1:]),
+            dtype=str(some.dtype).removeprefix("torch."),
+            channels_last=channels_last(some),
+            crc32=0,
+            seconds=self.planner.gain(cost, "disk"),
+        )

@@ -1,0 +1,253 @@
+"""Arrays on disk, named by their content: written once, and read by every process and study.
+
+Each is a folder with `values`, raw in the order in which they lie in memory, and `about.json`. It
+is written under another name and appears by one rename, so that what is there is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+OVERHEAD = 16 << 10  # bytes: a folder, about.json, and what file systems round up
+CHUNK = 8 << 20  # bytes that are checked at once
+
+
+@dataclass(frozen=True)
+class About:
+    """One array. `seconds`: what one reading of all of it saves, beside computing it."""
+
+    what: str
+    shape: tuple[int, ...]
+    dtype: str
+    channels_last: bool
+    crc32: int
+    seconds: float
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return math.prod(self.shape) * getattr(torch, self.dtype).itemsize
+
+    @property
+    def worth(self) -> float:
+        """Seconds saved per byte."""
+        return self.seconds / self.nbytes
+
+
+class Store:
+    """Arrays in a folder that never takes more than `budget` bytes.
+
+    Where there is no room, those go that save the fewest seconds per byte; not those in `kept`,
+    and none that is worth more than what comes.
+    """
+
+    def __init__(self, folder: Path, budget: int) -> None:
+        self.folder, self.budget = folder, budget
+        self.kept: set[str] = set()
+        self._checked: dict[str, Tensor] = {}
+
+    def has(self, key: str) -> bool:
+        """Whether an array of this name is there, unread."""
+        return (self.folder / key / "about.json").exists()
+
+    def get(self, key: str) -> Tensor | None:
+        """The array, mapped into memory; None when it isn't there, or is damaged and now gone."""
+        folder = self.folder / key
+        if not self.has(key):
+            self._checked.pop(key, None)
+        elif key not in self._checked:
+            try:
+                about = _read_about(folder)
+                if _checksum(folder / "values") != about.crc32:
+                    raise ValueError("the checksum differs")
+                self._checked[key] = _mapped(folder / "values", about)
+            except (OSError, ValueError, TypeError, RuntimeError):
+                _remove(folder)
+        return self._checked.get(key)
+
+    @contextmanager
+    def turn(self, name: str, patience: float, say: Callable[[str], None]) -> Iterator[bool]:
+        """Hold the lock of this name; False when another process held it for `patience` seconds.
+
+        A process that is killed lets go of its locks. `say` is told when another one is waited for.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / f".{name}.lock")
+        try:
+            try:
+                lock.acquire(timeout=0.5)
+            except Timeout:
+                say("waiting for another process that computes the same frozen stages")
+                lock.acquire(timeout=patience)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def writer(self, key: str, about: About) -> Writer | None:
+        """Begin to write an array; None when there is no room for it.
+
+        Raises OSError when the disk has none, or can't be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".lock"):
+            if not self._make_room(about):
+                return None
+            return Writer(self.folder, key, about)
+
+    def fits(self, nbytes: int, worth: float) -> bool:
+        """Whether there would be room for so many bytes that save `worth` seconds each."""
+        return self._victims(nbytes, worth) is not None
+
+    def used(self) -> int:
+        """Bytes that all arrays take, unfinished ones too."""
+        return sum(entry.nbytes for entry in (*self._entries("[!.]*"), *self._entries(".new-*")))
+
+    def _make_room(self, about: About) -> bool:
+        for folder in self.folder.glob(".new-*"):
+            _remove_if_abandoned(folder)
+        for folder in self.folder.glob(".gone-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        victims = self._victims(about.nbytes, about.worth)
+        for folder in victims or ():
+            _remove(folder)
+        return victims is not None
+
+    def _victims(self, nbytes: int, worth: float) -> list[Path] | None:
+        """The arrays that must go so that one of this size fits; None when it can't."""
+        excess = self.used() + nbytes + OVERHEAD - self.budget
+        victims = []
+        for entry in sorted(self._entries("[!.]*"), key=lambda entry: entry.worth):
+            if excess <= 0:
+                break
+            if entry.worth < worth and entry.folder.name not in self.kept:
+                victims.append(entry.folder)
+                excess -= entry.nbytes
+        return victims if excess <= 0 else None
+
+    def _entries(self, pattern: str) -> Iterator[_Entry]:
+        for folder in self.folder.glob(pattern):
+            try:
+                nbytes = (folder / "values").stat().st_size + OVERHEAD
+            except OSError:  # it has just gone
+                continue
+            try:
+                worth = _read_about(folder).worth
+            except (OSError, ValueError, TypeError):
+                worth = 0.0
+            yield _Entry(folder, nbytes, worth)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    folder: Path
+    nbytes: int
+    worth: float
+
+
+class Writer:
+    """Writes one array row by row; it appears in the store when it is finished."""
+
+    def __init__(self, store: Path, key: str, about: About) -> None:
+        self._final, self._about, self._crc = store / key, about, 0
+        self._folder = store / f".new-{uuid4().hex}"
+        self._folder.mkdir()
+        self._lock = FileLock(self._folder / "lock")  # says that the writer is alive
+        self._lock.acquire()
+        _write_about(self._folder, about)
+        self._file = (self._folder / "values").open("wb")
+        if hasattr(os, "posix_fallocate"):  # a full disk is told now, and not in the middle
+            try:
+                os.posix_fallocate(self._file.fileno(), 0, max(1, about.nbytes))
+            except OSError:
+                self.abandon()
+                raise
+
+    def append(self, values: Tensor) -> None:
+        """The next rows: [B, *shape[1:]]."""
+        if self._about.channels_last:
+            values = values.permute(0, 2, 3, 1)
+        raw = values.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data
+        self._crc = zlib.crc32(raw, self._crc)
+        self._file.write(raw)
+
+    def finish(self) -> None:
+        """Let it appear, unless somebody else's did first."""
+        self._file.close()
+        _write_about(self._folder, self._about, self._crc)
+        try:
+            self._folder.rename(self._final)
+        except OSError:
+            self.abandon()
+            if not self._final.exists():
+                raise
+        self._lock.release()
+        (self._final / "lock").unlink(missing_ok=True)
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        self._file.close()
+        self._lock.release()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _mapped(file: Path, about: About) -> Tensor:
+    dtype = getattr(torch, about.dtype)
+    flat = torch.from_file(str(file), shared=False, size=math.prod(about.shape), dtype=dtype)
+    if not about.channels_last:
+        return flat.view(about.shape)
+    rows, channels, height, width = about.shape
+    return flat.view(rows, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _read_about(folder: Path) -> About:
+    content = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    return About(**content | {"shape": tuple(content["shape"])})
+
+
+def _write_about(folder: Path, about: About, crc32: int = 0) -> None:
+    content = json.dumps(asdict(about) | {"crc32": crc32})
+    (folder / "about.json").write_text(content, encoding="utf-8")
+
+
+def _checksum(file: Path) -> int:
+    crc = 0
+    with file.open("rb") as opened:
+        while chunk := opened.read(CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def _remove(folder: Path) -> None:
+    """Let it vanish at once; those who have it mapped still read it."""
+    gone = folder.with_name(f".gone-{uuid4().hex}")
+    try:
+        folder.rename(gone)
+    except OSError:  # somebody else did
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    """Remove what was being written by a process that is no longer alive."""
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+    except (Timeout, OSError):
+        pass

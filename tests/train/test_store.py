@@ -1,0 +1,163 @@
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from fuse_search.train.store import OVERHEAD, About, Store
+
+
+def about(shape=(10, 4), seconds=1.0, dtype="float32", channels_last=False):
+    return About("x", shape, dtype, channels_last, 0, seconds)
+
+
+def write(store, key, values, seconds=1.0, channels_last=False):
+    dtype = str(values.dtype).removeprefix("torch.")
+    writer = store.writer(key, about(tuple(values.shape), seconds, dtype, channels_last))
+    if writer is None:
+        return False
+    for part in values.split(3):
+        writer.append(part)
+    writer.finish()
+    return True
+
+
+def on_disk(folder):
+    """Bytes that the file system gave to all files below a folder."""
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_values_come_back_as_they_were(dtype, tmp_path):
+    values = (torch.randn(10, 4) * 100).to(dtype)
+    assert write(Store(tmp_path, 1 << 20), "a", values)
+    found = Store(tmp_path, 1 << 20).get("a")
+    assert torch.equal(found, values) and found.dtype == dtype
+
+
+def test_maps_keep_their_order_in_memory(tmp_path):
+    values = torch.randn(10, 3, 2, 2).contiguous(memory_format=torch.channels_last)
+    store = Store(tmp_path, 1 << 20)
+    write(store, "a", values, channels_last=True)
+    found = Store(tmp_path, 1 << 20).get("a")
+    assert torch.equal(found, values) and found.stride() == values.stride()
+
+
+def test_what_is_not_finished_is_not_there(tmp_path):
+    store = Store(tmp_path, 1 << 20)
+    writer = store.writer("a", about())
+    writer.append(torch.zeros(10, 4))
+    assert store.get("a") is None and not store.has("a")
+    writer.abandon()
+    assert list(tmp_path.glob("[!.]*")) == list(tmp_path.glob(".new-*")) == []
+
+
+@pytest.mark.parametrize(
+    "damage", ["a bit", "cut off", "no about", "nonsense in about", "no values"]
+)
+def test_damaged_values_are_found_out_and_go(damage, tmp_path):
+    write(Store(tmp_path, 1 << 20), "a", torch.randn(10, 4))
+    values, content = tmp_path / "a/values", tmp_path / "a/about.json"
+    if damage == "a bit":
+        raw = bytearray(values.read_bytes())
+        raw[77] ^= 4
+        values.write_bytes(raw)
+    elif damage == "cut off":
+        os.truncate(values, 100)
+    elif damage == "no values":
+        values.unlink()
+    elif damage == "no about":
+        content.write_text("")
+    else:
+        content.write_text(json.dumps({"shape": [10, 4], "dtype": "os", "colour": 1}))
+    store = Store(tmp_path, 1 << 20)
+    assert store.get("a") is None
+    assert not (tmp_path / "a").exists()
+    assert write(store, "a", torch.ones(10, 4)) and torch.equal(store.get("a"), torch.ones(10, 4))
+
+
+def test_the_budget_is_never_exceeded_and_the_least_worth_goes_first(tmp_path):
+    size = 64 << 10
+    store = Store(tmp_path, 3 * (size + OVERHEAD))
+    values = torch.zeros(size // 4, 1)
+    for name, seconds in [("cheap", 1.0), ("dear", 9.0), ("middling", 5.0)]:
+        assert write(store, name, values, seconds)
+    assert not write(store, "worthless", values, 0.5)  # it is worth less than all that is there
+    assert write(store, "fourth", values, 6.0)
+    assert not store.has("cheap")
+    store.kept = {"middling"}
+    assert not write(store, "fifth", values, 5.5)  # the only lesser one is in use
+    assert store.has("middling") and store.has("fourth") and store.has("dear")
+    assert not store.fits(10 * size, 100.0) and store.fits(size, 100.0)
+    assert on_disk(tmp_path) <= store.used() <= store.budget
+
+
+def test_values_in_use_stay_readable_when_they_go(tmp_path):
+    store = Store(tmp_path, 100 << 10)
+    values = torch.randn(10_000, 1)
+    write(store, "a", values, 1.0)
+    held = store.get("a")
+    assert write(Store(tmp_path, 100 << 10), "b", torch.zeros(15_000, 1), 5.0)
+    assert store.get("a") is None and torch.equal(held, values)
+
+
+def test_unfinished_values_count_and_those_of_dead_writers_go(tmp_path):
+    code = (
+        "import sys, time, torch; from pathlib import Path; "
+        "from fuse_search.train.store import About, Store; "
+        "writer = Store(Path(sys.argv[1]), 1 << 20)"
+        ".writer('a', About('x', (100_000, 1), 'float32', False, 0, 1.0)); "
+        "writer.append(torch.zeros(50_000, 1)); print('half', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "half\n"
+    store = Store(tmp_path, 1 << 20)
+    assert store.used() == 400_000 + OVERHEAD  # it has its room before it is written
+    assert write(store, "b", torch.zeros(10, 1))
+    assert len(list(tmp_path.glob(".new-*"))) == 1  # it is alive
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not store.has("a")
+    assert write(store, "c", torch.zeros(10, 1))
+    assert list(tmp_path.glob(".new-*")) == []
+
+
+def _hold(folder, begun):
+    with Store(folder, 1).turn("pass", 1.0, lambda line: None) as ours:
+        assert ours
+        begun.set()
+        time.sleep(60)
+
+
+def test_whoever_waits_too_long_or_for_the_dead_goes_on(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    begun, said = context.Event(), []
+    child = context.Process(target=_hold, args=(tmp_path, begun))
+    child.start()
+    assert begun.wait(60)
+    with Store(tmp_path, 1).turn("pass", 0.2, said.append) as ours:
+        assert not ours
+    assert said == ["waiting for another process that computes the same frozen stages"]
+    with Store(tmp_path, 1).turn("another", 0.2, said.append) as ours:
+        assert ours
+    child.kill()
+    child.join()
+    with Store(tmp_path, 1).turn("pass", 5.0, said.append) as ours:
+        assert ours
+
+
+def test_a_full_or_unwritable_disk_is_told_at_once(tmp_path):
+    with pytest.raises(OSError):
+        Store(tmp_path, 1 << 60).writer("a", about((1 << 50, 1)))
+    assert list(tmp_path.glob(".new-*")) == []
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(OSError):
+        Store(file / "cache", 1 << 20).writer("a", about())
