@@ -128,8 +128,12 @@ def status(
     if as_json:
         click.echo(json.dumps(found))
     else:
+        prefixes = found.pop("prefixes")
         for key, value in found.items():
             click.echo(f"{key:>14}  {value}")
+        for each in prefixes:
+            what = "{branch}, stages 1-{stages} of {of}, {split} rows".format(**each)
+            click.echo("  {}: {place}; {reason}".format(what, **each))
 
 
 def _status(space: str, overrides: tuple[str, ...], results: str, storage: str | None) -> Any:

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from .study import Row, Study
 from .suggest import Corner, parameters, suggest, to_yaml
 from .tracker import Run
 from .train.loop import Epoch
+from .train.planner import Decision
 from .trial import Trial, alone, trained
 from .version import VERSION
 from .written import written
@@ -51,6 +52,7 @@ class Worker:
     def __post_init__(self) -> None:
         self.target = f"val/{self.study.target}"
         self.ready.shared.watch = self._watch
+        self.ready.shared.prefixes.say = self.progress.say
 
     def baselines(self) -> None:
         """Train each branch alone and evaluate the plain ensembles, once in a study."""
@@ -167,7 +169,9 @@ class Worker:
             if self.study.report(number, epoch.number, value) and epoch.number + 1 < epochs:
                 how = "pruned"
                 break
-        self.study.remember(number, metrics=self._finish(run, trial, history))
+        self.study.remember(
+            number, metrics=self._finish(run, trial, history), prefixes=_plain(trial.decisions)
+        )
         if how == "complete" and self.study.improves(value):
             about = {"spec": to_yaml(spec)}
             save_state(self._checkpoint(number), trial.network.state_dict(), about)
@@ -189,6 +193,7 @@ class Worker:
         for task, counts in trial.confusion().items():
             classes = self.ready.shared.data.targets[task].classes or ()
             run.picture(f"confusion/{task}.png", partial(confusion, counts, classes, task))
+        run.text("prefixes.json", json.dumps(_plain(trial.decisions), indent=2))
         run.text("environment.json", json.dumps(environment(self.ready.shared.device), indent=2))
         return history[-1].metrics | trial.costs
 
@@ -250,6 +255,10 @@ def baselines(space: Space) -> list[tuple[str, TrialSpec]]:
         merge = Merge(use=names, topology=topology)
         found.append((f"ensemble {how}", some.model_copy(update={**plain, "merge": merge})))
     return found
+
+
+def _plain(decisions: list[Decision]) -> list[dict[str, Any]]:
+    return [asdict(decision) for decision in decisions]
 
 
 def describe(spec: TrialSpec) -> str:

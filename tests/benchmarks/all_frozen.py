@@ -11,7 +11,7 @@ import naive
 import ours
 from command import options, write_page
 from compare import ABOUT, compared, tolerance
-from job import Setting, make_job
+from job import RATES, Setting, make_job
 from pairs import table, void
 
 NAME, TITLE = "all_frozen", "All frozen: 16 trials of three networks"
@@ -23,7 +23,7 @@ px, batches of {batch_size}. Target: 20 × the baseline."""
 
 def main() -> int:
     chosen = options(__doc__, alternations=5)
-    values = itertools.product((1e-3, 3e-3), (0.01, 0.1), ("concat", "sum", "attention", "gated"))
+    values = itertools.product(RATES, (0.01, 0.1), ("concat", "sum", "attention", "gated"))
     settings = (Setting(fusion, lr, decay) for lr, decay, fusion in values)
     with TemporaryDirectory() as text:
         folder = Path(text)

@@ -35,6 +35,7 @@ from fuse_search.study import Study, open_study, storage_url
 from fuse_search.tracker import Run, Tracker
 from fuse_search.tracker.writes import Writes
 from fuse_search.train.loop import Epoch
+from fuse_search.train.planner import Decision
 from fuse_search.trial import Shared
 from fuse_search.worker import Worker
 
@@ -125,6 +126,7 @@ class Busy:
 
     def __init__(self, clock: Clock, spec: TrialSpec, shared: Shared) -> None:
         self.clock, self.spec, self.joins_outputs = clock, spec, False
+        self.decisions: list[Decision] = []
         self.costs = {"parameters/total": 1e6, "parameters/trainable": 1e5, "flops": 1e7}
         self.network = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3))
 

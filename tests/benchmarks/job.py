@@ -11,6 +11,8 @@ import torchvision
 from command import Options
 from torch import nn
 
+RATES = (3e-4, 1e-3)
+"""Learning rates at which differences of rounding don't grow to differences of the losses."""
 STAGES = 5
 """How many stages each of the networks below has."""
 NETWORKS = ("mobilenet_v3_small", "resnet18", "efficientnet_b0")
@@ -57,14 +59,19 @@ class Job:
 
 
 def make_job(
-    settings: Iterable[Setting], rows: tuple[int, int], chosen: Options, folder: Path
+    settings: Iterable[Setting],
+    rows: tuple[int, int],
+    chosen: Options,
+    folder: Path,
+    networks: tuple[str, ...] = NETWORKS,
+    **sizes: int,
 ) -> Job:
     """A job with so many training and validation rows, or what keeps a GPU as busy.
 
     Its weights are written to the folder.
     """
-    trials, names = tuple(settings), NETWORKS[: 1 if chosen.quick else None]
-    job = Job(trials, save_weights(names, folder), *rows, device=chosen.device)
+    trials, names = tuple(settings), networks[: 1 if chosen.quick else None]
+    job = Job(trials, save_weights(names, folder), *rows, device=chosen.device, **sizes)
     if chosen.device.type == "cuda":
         job = replace(job, train_rows=8192, val_rows=2048, batch_size=256)
     tiny = {"settings": trials[:4], "train_rows": 64, "val_rows": 32, "epochs": 3}

@@ -15,7 +15,7 @@ import ours
 import torch
 from command import options, write_page
 from compare import ABOUT, compared, tolerance
-from job import STAGES, Job, Setting, make_job
+from job import RATES, STAGES, Job, Setting, make_job
 from pairs import Pair, ratios, spread, table, void
 from plain import Decode, Initial, Rows, Trial, resident
 from plain_nets import pretrained
@@ -28,6 +28,9 @@ KINDS = {
     "gradual": (2, True),
 }
 DEPTHS = (0, 1, 2)
+NETWORKS = ("squeezenet1_1", "efficientnet_b0")
+"""At 128 px, for what can be shared hangs on them: of networks whose last stages take most of the
+time, as at 64 px many do, nobody could save half."""
 STUDY = """\
 {trials} trials × {epochs} epochs: every stage frozen, the last one trained, the last two, or one \
 more after each epoch up to two; each with concat, attention, gated × 2 learning rates. \
@@ -62,7 +65,8 @@ def main() -> int:
     chosen = options(__doc__, alternations=5)
     with TemporaryDirectory() as text:
         folder = Path(text)
-        job = make_job(settings(), (96, 32), chosen, folder / "weights")
+        sizes = {"side": 128, "batch_size": 16}
+        job = make_job(settings(), (48, 16), chosen, folder / "weights", NETWORKS, **sizes)
         decode, initial = ours.decoder(job, folder / "f"), ours.initial(job, folder / "f")
         costs = measure(job, decode, initial, times=chosen.alternations)
         for pairs in compared(job, chosen, folder):
@@ -73,9 +77,7 @@ def main() -> int:
 
 
 def settings() -> Iterator[Setting]:
-    for lr, fusion, kind in itertools.product(
-        (1e-3, 3e-3), ("concat", "attention", "gated"), KINDS
-    ):
+    for lr, fusion, kind in itertools.product(RATES, ("concat", "attention", "gated"), KINDS):
         depth, gradual = KINDS[kind]
         yield Setting(fusion, lr, depth=depth, gradual=gradual)
 

@@ -1,4 +1,4 @@
-"""Our side. The only file of the benchmarks that knows fuse_search."""
+"""Our side: the only file of the comparisons that knows fuse_search."""
 
 from __future__ import annotations
 

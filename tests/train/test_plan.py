@@ -1,5 +1,6 @@
 """Stored or computed again: the same bits, and what is shared is computed once."""
 
+import itertools
 import math
 import shutil
 import subprocess
@@ -59,8 +60,16 @@ def merge(topology):
     return parallel(topology)
 
 
-@pytest.mark.parametrize("schedule", ["at_once", "gradual"])
-@pytest.mark.parametrize("depth", [0, 1, 2, "all", {"a": 0, "b": 2, "v": 1}])
+@pytest.mark.parametrize(
+    ("depth", "schedule"),
+    [
+        (0, "at_once"),
+        ({"a": 0, "b": 2, "v": 1}, "at_once"),
+        (2, "gradual"),
+        ("all", "gradual"),
+        ("all", "at_once"),
+    ],
+)
 @pytest.mark.parametrize(
     "topology",
     ["concat", "sum", "attention", "gated", "cascade 0", "cascade 1", "cascade into a vector"],
@@ -70,8 +79,8 @@ def test_the_same_bits_over_all_topologies_and_depths(topology, depth, schedule,
         branches=THREE,
         merge=merge(topology),
         unfreeze={"depth": depth, "schedule": choice(schedule)},
-        # 54 rows in batches of 7: the last has 5, and BLOCK is no multiple of anything here
-        train={"epochs": 3, "batch_size": 7, "dropout": 0.3},
+        # 54 rows in batches of 11, the last of 10: blocks of 32 rows never fit
+        train={"epochs": 3, "batch_size": 11, "dropout": 0.3},
     )
     places = equal(given, tmp_path)
     frozen = depth != "all" or schedule == "gradual"
@@ -80,9 +89,13 @@ def test_the_same_bits_over_all_topologies_and_depths(topology, depth, schedule,
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "vit_b_16", "swin_t"]
+    ("name", "tap"),
+    [
+        *itertools.product(("resnet18", "mobilenet_v3_small", "squeezenet1_1"), (-1, -2)),
+        ("shufflenet_v2_x0_5", -1),
+        ("swin_t", -2),
+    ],
 )
-@pytest.mark.parametrize("tap", [-1, -2])
 def test_the_same_bits_with_networks_of_torchvision(name, tap, tmp_path):
     given = spec(
         branches={"n": {"network": choice(name), "size": 32}},
@@ -95,7 +108,7 @@ def test_the_same_bits_with_networks_of_torchvision(name, tap, tmp_path):
 
 
 @pytest.mark.parametrize("schedule", ["at_once", "gradual"])
-@pytest.mark.parametrize("views", [None, 1, 2, 5])
+@pytest.mark.parametrize("views", [None, 2, 5])
 def test_the_same_bits_with_augmentation(views, schedule, tmp_path):
     given = spec(
         branches=THREE,
@@ -265,7 +278,7 @@ def child(folder, pause):
 
 def test_killed_while_it_fills_it_leaves_nothing_that_is_trusted(tmp_path):
     metrics, weights, _ = trained(FILLING, Prefixes(DATA, CPU))
-    for writes in (1, 2, 3, 5, 6):  # of 6
+    for writes in (1, 3, 6):  # of 6
         filling = child(tmp_path, 0.2)
         for _ in range(writes):
             assert filling.stdout.readline() == "wrote\n"

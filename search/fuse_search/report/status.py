@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from ..study import Study
+from ..tally import Row
 
 STATES = ("complete", "pruned", "failed", "running", "waiting")
 
@@ -14,7 +15,8 @@ def status(study: Study) -> dict[str, Any]:
     """One JSON object: the study's target, counts by state, its best, epochs and seconds.
 
     `epochs_trained` counts all epochs that were computed, `epochs_unique` those of them that
-    were not lost with a failed trial; a trial that took a known result computed none.
+    were not lost with a failed trial; a trial that took a known result computed none. `prefixes`:
+    where the values of frozen stages came from when they were last read, and why.
     """
     rows, best = study.rows(), study.best()
     states = Counter[str](row.state for row in rows)
@@ -29,4 +31,14 @@ def status(study: Study) -> dict[str, Any]:
         "epochs_trained": sum(len(row.epochs) for row in trained),
         "epochs_unique": sum(len(row.epochs) for row in trained if row.state != "failed"),
         "seconds": sum(row.seconds for row in rows),
+        "prefixes": _prefixes(rows),
     }
+
+
+def _prefixes(rows: list[Row]) -> list[dict[str, Any]]:
+    """The last decision on each prefix and split, in the order of branches and stages."""
+    last = {}
+    for row in rows:
+        for decision in row.attributes.get("prefixes", []):
+            last[decision["branch"], decision["stages"], decision["split"]] = decision
+    return [last[key] for key in sorted(last)]
