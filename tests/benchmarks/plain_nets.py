@@ -30,7 +30,14 @@ def efficientnet_b0(network: Any) -> list[nn.Module]:
     return [blocks[:3], blocks[3:5], blocks[5], blocks[6], last]
 
 
-CUTS = {f.__name__: f for f in (resnet18, mobilenet_v3_small, efficientnet_b0)}
+def squeezenet1_1(network: Any) -> list[nn.Module]:
+    """As it is cut for images of 128 px."""
+    blocks = network.features
+    last = nn.Sequential(blocks[12:], network.classifier[2:], nn.Flatten())
+    return [blocks[:4], blocks[4:7], blocks[7:10], blocks[10:12], last]
+
+
+CUTS = {f.__name__: f for f in (resnet18, mobilenet_v3_small, efficientnet_b0, squeezenet1_1)}
 
 
 def pretrained(weights: dict[str, Path], device: torch.device) -> list[list[nn.Module]]:

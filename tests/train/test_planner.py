@@ -64,12 +64,12 @@ def test_memory_holds_what_is_worth_most_within_its_budget():
     some = torch.arange(10, dtype=torch.float32)  # 40 bytes
     kept, place = memory.hold("a", some, worth=1.0)
     assert place == "ram" and torch.equal(kept, some) and kept.data_ptr() != some.data_ptr()
-    assert memory.hold("a", some, 1.0)[0] is kept
+    assert memory.get("a") == (kept, "ram") and memory.get("b") is None
     assert memory.hold("b", some, 3.0)[1] == "ram"
     assert memory.hold("poor", some, 0.5) == (some, "disk")
     assert memory.hold("c", some, 2.0)[1] == "ram"  # and a is gone
     memory.kept = {"c"}
     assert memory.hold("d", some, 2.5) == (some, "disk")
-    assert memory.hold("b", some, 3.0)[1] == memory.hold("c", some, 2.0)[1] == "ram"
+    assert memory.get("a") is None and memory.get("b")[1] == memory.get("c")[1] == "ram"
     assert memory.used("ram") == 80 <= 100
     assert [memory.place(n) for n in (100, 101)] == ["ram", "disk"]

@@ -53,7 +53,8 @@ class Computed:
 class Rows:
     """The rows of one split as what reads them wants them, by name.
 
-    stored: values [N, ...] in the split's order. computed: made of the inputs, batch by batch.
+    stored: values [N, ...] in the split's order, fp16 standing for fp32.
+    computed: made of the inputs, batch by batch.
     change: what is done before that to the images [B, C, H, W] of an input at these positions.
     """
 
@@ -80,7 +81,7 @@ class Rows:
         """What is read and the targets of the rows at these positions (int64 [B])."""
         split = self.data.splits[self.split]
         rows = split[positions.to(split.device)]
-        values = {name: take(x, positions, self.device) for name, x in self.stored.items()}
+        values = {name: _single(take(x, positions, self.device)) for name, x in self.stored.items()}
         inputs = {}
         for name in dict.fromkeys(source.input for source in self.computed.values()):
             inputs[name] = _unit(take(self.data.inputs[name], rows, self.device))
@@ -96,6 +97,10 @@ class Rows:
 def take(values: Tensor, rows: Tensor, device: torch.device | str) -> Tensor:
     """The values of these rows, on the device."""
     return rows_of(values, rows.to(values.device)).to(device)
+
+
+def _single(values: Tensor) -> Tensor:
+    return values.float() if values.dtype == torch.float16 else values
 
 
 def _unit(values: Tensor) -> Tensor:

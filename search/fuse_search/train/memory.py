@@ -37,17 +37,19 @@ class Memory:
         """The fastest place in which so many bytes could be held; else they stay on disk."""
         return next((p for p, budget in self.budgets.items() if nbytes <= budget), "disk")
 
+    def get(self, key: str) -> tuple[Tensor, Place] | None:
+        """The values that are held under this name, and where."""
+        held = self._held.get(key)
+        return (held.values, held.place) if held else None
+
     def hold(self, key: str, values: Tensor, worth: float) -> tuple[Tensor, Place]:
-        """The values from where they are read now, and where that is."""
-        if key not in self._held:
-            for place in self.budgets:
-                if self._make_room(place, values.nbytes, worth):
-                    copy = values.to(self.device) if place == "device" else values.clone()
-                    self._held[key] = _Held(place, copy, worth)
-                    break
-            else:
-                return values, "disk"
-        return self._held[key].values, self._held[key].place
+        """The values from where they are read from now on, and where that is."""
+        for place in self.budgets:
+            if self._make_room(place, values.nbytes, worth):
+                copy = values.to(self.device) if place == "device" else values.clone()
+                self._held[key] = _Held(place, copy, worth)
+                return copy, place
+        return values, "disk"
 
     def _make_room(self, place: Place, nbytes: int, worth: float) -> bool:
         excess, victims = self.used(place) + nbytes - self.budgets[place], []

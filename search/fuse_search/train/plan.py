@@ -14,9 +14,11 @@ from ..data.batches import Computed, Rows
 from ..nets.freeze import Prefix, Tail, split
 from ..nets.merged import Merged
 from ..spec import TrialSpec
-from .planner import Decision, Place
+from .planner import Decision
 from .precision import autocast, in_bf16
 from .prefixes import Change, Prefixes, Values, View
+
+HALF = "; in half precision, which changes them less than bf16 does"
 
 
 class Plan:
@@ -83,19 +85,23 @@ class Plan:
         decision, store = self._decisions.get((prefix, rows_of)), self.prefixes.store
         if decision is None or decision.place == "recompute" or store is None:
             return None
-        wanted, reason = self._wanted(prefix, rows_of, epoch), ""
+        wanted, reason = self._wanted(prefix, rows_of, epoch), decision.reason
         key = self.prefixes.key(wanted)
-        if (values := store.get(key)) is None:
-            lower = self._with(prefix, rows_of, epoch)
-            reason = self.prefixes.fill(lower, self._change(rows_of, epoch))
+        found = self.prefixes.memory.get(key)
+        if found is None:
             values = store.get(key)
-        place: Place = "recompute"
-        if values is not None:
-            cost = self.prefixes.cost(wanted)
-            worth = self.prefixes.planner.gain(cost, "ram") / cost.nbytes
-            values, place = self.prefixes.memory.hold(key, values, worth)
-        found = replace(decision, place=place, reason=reason or decision.reason)
-        self._decisions[prefix, rows_of] = found
+            if values is None:
+                lower = self._with(prefix, rows_of, epoch)
+                reason = self.prefixes.fill(lower, self._change(rows_of, epoch)) or reason
+                values = store.get(key)
+            if values is not None:
+                cost = self.prefixes.cost(wanted)
+                worth = self.prefixes.planner.gain(cost, "ram") / cost.nbytes
+                found = self.prefixes.memory.hold(key, values, worth)
+        values, place = found or (None, "recompute")
+        if values is not None and values.dtype == torch.float16 and HALF not in reason:
+            reason += HALF
+        self._decisions[prefix, rows_of] = replace(decision, place=place, reason=reason)
         return values
 
     def _with(self, prefix: Prefix, rows_of: str, epoch: int) -> list[Values]:

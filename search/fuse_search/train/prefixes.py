@@ -34,6 +34,7 @@ from .planner import Cost, Place, Planner
 from .precision import autocast
 from .store import About, Store, Writer
 
+HALF_ERROR = 2**-10  # relative, of values that may be stored in half precision
 PATIENCE = 10.0  # seconds, at least, to wait for another process that computes the same
 SOURCE = "source"
 
@@ -88,6 +89,7 @@ class Prefixes:
             room: dict[Place, int] = {p: min(most, int(SHARE * n)) for p, n in free.items() if n}
             self.store, self.memory = Store(folder, most), Memory(room, device)
         self._measured: dict[tuple[object, ...], Measured] = {}
+        self._too_wide: set[Values] = set()
 
     @cached_property
     def planner(self) -> Planner:
@@ -141,6 +143,9 @@ class Prefixes:
 
         Whoever comes first does it, and others wait. `change` gives the view of the images. Gives
         the reason where something could not be stored; nothing half-written stays.
+
+        What a network that computes in bf16 gives in fp32 is stored in fp16, if that is nearer to
+        it than the bf16 that the next layer makes of it.
         """
         assert self.store is not None
         patience = max(PATIENCE, 3 * sum(self.cost(each).seconds for each in wanted))
@@ -149,7 +154,13 @@ class Prefixes:
                 if not ours:
                     return "another process takes too long to compute it"
                 missing = [each for each in wanted if not self.store.has(self.key(each))]
-                return self._pass(missing, *self._source(missing, change)) if missing else ""
+                if not missing:
+                    return ""
+                try:
+                    return self._pass(missing, *self._source(missing, change))
+                except _TooWideError as error:
+                    self._too_wide.add(error.values)
+                    return self._pass(missing, *self._source(missing, change))
         except OSError as error:
             return f"it can't be stored: {error.strerror or error}"
 
@@ -180,7 +191,7 @@ class Prefixes:
                             each.at(each.prefix.stages).prefix(value, stages),
                             each.prefix.stages,
                         )
-                        found = each.prefix(value, stages)
+                        found = self._stored_as(each, each.prefix(value, stages))
                     if each not in writers:
                         writers[each] = self.store.writer(self.key(each), self._about(each, found))
                     if writer := writers[each]:
@@ -195,6 +206,14 @@ class Prefixes:
             writer.finish()
         return "" if all(writers.values()) else "the budget has no room for it"
 
+    def _stored_as(self, values: Values, found: Tensor) -> Tensor:
+        if not values.bf16 or found.dtype != torch.float32 or values in self._too_wide:
+            return found
+        half = found.half()
+        if not (half.float() - found).norm() <= HALF_ERROR * found.norm():
+            raise _TooWideError(values)
+        return half
+
     def _about(self, values: Values, some: Tensor) -> About:
         prefix, cost = values.prefix, self.cost(values)
         return About(
@@ -205,3 +224,11 @@ class Prefixes:
             crc32=0,
             seconds=self.planner.gain(cost, "disk"),
         )
+
+
+class _TooWideError(Exception):
+    """These values don't fit into half precision."""
+
+    def __init__(self, values: Values) -> None:
+        super().__init__()
+        self.values = values
