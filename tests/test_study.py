@@ -264,3 +264,34 @@ def test_opening_again_writes_nothing(tmp_path):
     before = (tmp_path / "study.journal").read_bytes()
     opened(tmp_path)
     assert (tmp_path / "study.journal").read_bytes() == before
+
+
+def test_a_journal_whose_last_line_was_cut_off_goes_on(tmp_path):
+    file = tmp_path / "study.journal"
+    study = opened(tmp_path)
+    study.ask()
+    whole = file.read_bytes()
+    for torn in (b'{"op_code": 5, "wor', b"x" * 100_000):
+        file.write_bytes(whole + torn)
+        again = opened(tmp_path)
+        again.ask()
+        assert torn not in file.read_bytes()
+        assert file.read_bytes().startswith(whole)
+        whole = file.read_bytes()
+    assert len(opened(tmp_path).rows()) == 3
+    file.write_bytes(b"cut off in its first line")
+    assert opened(tmp_path).rows() == []
+
+
+def test_a_killed_process_leaves_no_lock_behind(tmp_path):
+    opened(tmp_path).ask()
+    code = (
+        "import sys, time; from filelock import FileLock; "
+        "FileLock(sys.argv[1]).acquire(); print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, f"{tmp_path}/study.journal.mutex"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "held\n"
+    child.kill()
+    child.wait()
+    assert opened(tmp_path).ask().number == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,4 +52,9 @@ def checkpoint_contents(spec: TrialSpec) -> dict[str, str]:
     weights = [spec.branches[name].weights for name in spec.merge.use]
     named = [name for w in weights for name in (w.name, w.options.get("start", ""))]
     files = [name for name in named if name.endswith(CHECKPOINTS)]
-    return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
+    return {file: _sha256(file, Path(file).stat().st_mtime_ns) for file in files}
+
+
+@cache
+def _sha256(file: str, changed: int) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()

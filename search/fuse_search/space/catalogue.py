@@ -30,8 +30,8 @@ REGISTRIES = {
     "schedules": ("train/optim.py", "SCHEDULES"),
     "classification": ("train/metrics.py", "CLASSIFICATION"),
     "regression": ("train/metrics.py", "REGRESSION"),
-    "samplers": ("study.py", "SAMPLERS"),
-    "pruners": ("study.py", "PRUNERS"),
+    "samplers": ("study/samplers.py", "SAMPLERS"),
+    "pruners": ("study/samplers.py", "PRUNERS"),
 }
 
 REQUIRED: Any = object()

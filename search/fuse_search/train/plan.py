@@ -31,6 +31,7 @@ class Plan:
         self._augmentation = Augmentation(spec.train.augment, rows, spec.seed)
         self._phases = _phases(network, spec)
         self._decisions: dict[tuple[Prefix, str], Decision] = {}
+        self._keys: dict[Values, str] = {}
         if prefixes.store:
             self._decide()
 
@@ -86,7 +87,9 @@ class Plan:
         if decision is None or decision.place == "recompute" or store is None:
             return None
         wanted, reason = self._wanted(prefix, rows_of, epoch), decision.reason
-        key = self.prefixes.key(wanted)
+        if wanted not in self._keys:
+            self._keys[wanted] = self.prefixes.key(wanted)
+        key = self._keys[wanted]
         found = self.prefixes.memory.get(key)
         if found is None:
             values = store.get(key)

@@ -1,8 +1,4 @@
-"""The Optuna study: the only file that imports optuna.
-
-A study is opened by its URL, asked for trials and told their results; all of its state is in
-Optuna's storage, so that any number of workers can do so.
-"""
+"""One Optuna study."""
 
 from __future__ import annotations
 
@@ -16,95 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.search_space import IntersectionSearchSpace
-from optuna.storages import JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from .errors import InputError, masked
-from .spec import Choice, Count, Search, Whole
-from .tally import Row, Tally
-
-
-class Tpe(optuna.samplers.TPESampler):
-    """TPE that may be told which parameters all trials have in common, so far."""
-
-    common: IntersectionSearchSpace | None = None
-    """Kept up to date from trial to trial: a sampler finds it in all trials anew."""
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        if self.common is None:
-            return super().infer_relative_search_space(study, trial)
-        found = self.common.calculate(study)
-        return {name: domain for name, domain in found.items() if not domain.single()}
-
-
-def tpe(seed: int, *, startup: Whole = 10) -> optuna.samplers.BaseSampler:
-    """The tree-structured Parzen estimator (Watanabe 2023), after `startup` random trials."""
-    return Tpe(seed=seed, n_startup_trials=startup)
-
-
-def random(seed: int) -> optuna.samplers.BaseSampler:
-    """Every trial by chance."""
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-def gp(seed: int, *, startup: Whole = 10) -> optuna.samplers.BaseSampler:
-    """A Gaussian process; parameters that only some trials have are left to tpe."""
-    return optuna.samplers.GPSampler(
-        seed=seed,
-        n_startup_trials=startup,
-        independent_sampler=tpe(seed, startup=startup),
-        warn_independent_sampling=False,
-    )
-
-
-class Grid(optuna.samplers.BruteForceSampler):
-    """Every combination once; ranges need a step."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed=seed)
-        self.exhausted = False
-
-    def after_trial(self, *args: Any) -> None:
-        try:
-            super().after_trial(*args)
-        except RuntimeError:  # study.stop(), which ask and tell have no loop for
-            self.exhausted = True
-
-
-def nsga2(seed: int, *, population: Count = 20) -> optuna.samplers.BaseSampler:
-    """The genetic algorithm NSGA-II (Deb et al. 2002)."""
-    return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
-
-
-def never(epochs: int) -> optuna.pruners.BasePruner:
-    """Every trial is trained to its end."""
-    return optuna.pruners.NopPruner()
-
-
-def median(epochs: int, *, startup: Whole = 5, warmup: Whole = 1) -> optuna.pruners.BasePruner:
-    """Stops a trial that is below the median of those before it, after `warmup` epochs."""
-    return optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup + 1)
-
-
-def hyperband(epochs: int, *, first: Count = 1, factor: Count = 3) -> optuna.pruners.BasePruner:
-    """Hyperband (Li et al. 2018): `first` is the fewest epochs that a trial gets."""
-    return optuna.pruners.HyperbandPruner(
-        min_resource=first, max_resource=epochs, reduction_factor=factor
-    )
-
-
-def asha(epochs: int, *, first: Count = 1, factor: Count = 3) -> optuna.pruners.BasePruner:
-    """Successive halving without waiting (Li et al. 2020)."""
-    return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=factor)
-
-
-SAMPLERS = {"tpe": tpe, "random": random, "gp": gp, "grid": Grid, "nsga2": nsga2}
-PRUNERS = {"none": never, "median": median, "hyperband": hyperband, "asha": asha}
+from ..spec import Choice, Search
+from ..tally import Row, Tally
+from .samplers import PRUNERS, SAMPLERS, Tpe
+from .storage import open_storage
 
 
 class Study:
@@ -241,11 +155,6 @@ class Study:
         return dead
 
 
-def storage_url(results: Path, study: str) -> str:
-    """Where a study is stored by default: Optuna's journal beside its report."""
-    return f"journal://{results / study / 'study.journal'}"
-
-
 def attributes(url: str, name: str) -> dict[str, Any]:
     """What was noted with the study of this name, empty if there is none; nothing is created."""
     for scheme in ("journal://", "sqlite:///"):
@@ -253,7 +162,7 @@ def attributes(url: str, name: str) -> dict[str, Any]:
             return {}
     with _quiet():
         try:
-            return optuna.load_study(storage=_storage(url), study_name=name).user_attrs
+            return optuna.load_study(storage=open_storage(url), study_name=name).user_attrs
         except KeyError:
             return {}
 
@@ -265,7 +174,7 @@ def open_study(url: str, name: str, search: Search, seed: int, epochs: int) -> S
         InputError: the storage can't be opened.
     """
     direction: Literal["maximize", "minimize"] = "maximize" if search.maximize else "minimize"
-    storage = _storage(url)
+    storage = open_storage(url)
     with _quiet():
         try:  # creating an existing study would write to the journal
             study = optuna.load_study(storage=storage, study_name=name)
@@ -274,18 +183,6 @@ def open_study(url: str, name: str, search: Search, seed: int, epochs: int) -> S
                 storage=storage, study_name=name, direction=direction, load_if_exists=True
             )
     return Study(study, search, seed, epochs)
-
-
-def _storage(url: str) -> optuna.storages.BaseStorage:
-    try:
-        if url.startswith("journal://"):
-            file = Path(url.removeprefix("journal://"))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(str(file)))
-        return RDBStorage(url)
-    except Exception as error:  # whatever a database driver raises
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"--storage: {masked(url)} can't be opened: {reason}") from None
 
 
 def _make(registry: dict[str, Any], choice: Choice, first: int) -> Any:
