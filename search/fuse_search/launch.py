@@ -193,8 +193,8 @@ def _work(
     parent = tracker.open_study(space.study, space.leaves(), about)
     for row in study.reap():
         console.print(f"trial {row.number} was cut off: its worker was killed")
-        if "run" in row.attributes:
-            Run(parent.client, parent.experiment_id, row.attributes["run"]).end("KILLED")
+        for run in parent.children(trial=str(row.number)):
+            run.end("KILLED")
     parent.text("space.yaml", Path(space.file).read_text(encoding="utf-8"))
     status: Status = "FAILED"
     try:

@@ -156,7 +156,7 @@ class Worker:
     def _train(self, number: int, spec: TrialSpec, same: str, run: Run) -> tuple[str, float]:
         """Train and log; gives how the trial ended and its value."""
         trial, history, how = Trial(spec, self.ready.shared), [], "complete"
-        self.study.remember(number, identity=same, run=run.run_id)  # which is there by now
+        self.study.remember(number, identity=same)
         run.log(trial.costs)
         name, epochs = f"{number} {describe(spec)}", spec.train.epochs
         for epoch in trial.epochs():
@@ -169,8 +169,9 @@ class Worker:
             if self.study.report(number, epoch.number, value) and epoch.number + 1 < epochs:
                 how = "pruned"
                 break
+        metrics = self._finish(run, trial, history)
         self.study.remember(
-            number, metrics=self._finish(run, trial, history), prefixes=_plain(trial.decisions)
+            number, run=run.run_id, metrics=metrics, prefixes=_plain(trial.decisions)
         )
         if how == "complete" and self.study.improves(value):
             about = {"spec": to_yaml(spec)}

@@ -120,7 +120,9 @@ class Branch(nn.Module):
         """Train the last `depth` stages that are in use, and none below them."""
         self.frozen = max(0, len(self.stages) - depth)
         for i, stage in enumerate(self.stages):
-            stage.requires_grad_(i >= self.frozen)
+            trained = i >= self.frozen
+            if next(stage.parameters()).requires_grad != trained:  # walking through takes long
+                stage.requires_grad_(trained)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Branch:
@@ -129,7 +131,7 @@ class Branch(nn.Module):
         for module in (self.entry, self.pool):
             module.train(mode)
         for i, stage in enumerate(self.stages):
-            if stage.training != (mode and i >= self.frozen):  # walking through takes long
+            if stage.training != (mode and i >= self.frozen):
                 stage.train(not stage.training)
         return self
 

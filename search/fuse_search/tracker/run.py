@@ -79,6 +79,14 @@ class Run:
         run.describe(params, tags or {})
         return run
 
+    def children(self, **tags: str) -> list[Run]:
+        """The runs below this one that have these tags and were not ended."""
+        wanted = {"mlflow.parentRunId": self.run_id} | tags
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
+        query += " and attributes.status = 'RUNNING'"
+        found = self.client.search_runs([self.experiment_id], query)
+        return [Run(self.client, self.experiment_id, run.info.run_id) for run in found]
+
     def describe(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Add parameters (each can be set once) and tags (these may change)."""
         from mlflow.entities import Param, RunTag
