@@ -132,7 +132,7 @@ def status(
         for key, value in found.items():
             click.echo(f"{key:>14}  {value}")
         for each in prefixes:
-            what = "{branch}, stages 1-{stages} of {of}, {split} rows".format(**each)
+            what = "{branch}, {stages} of {of} stages, {split} rows".format(**each)
             click.echo("  {}: {place}; {reason}".format(what, **each))
 
 

@@ -194,7 +194,8 @@ class Worker:
         for task, counts in trial.confusion().items():
             classes = self.ready.shared.data.targets[task].classes or ()
             run.picture(f"confusion/{task}.png", partial(confusion, counts, classes, task))
-        run.text("prefixes.json", json.dumps(_plain(trial.decisions), indent=2))
+        if trial.decisions:
+            run.text("prefixes.json", json.dumps(_plain(trial.decisions), indent=2))
         run.text("environment.json", json.dumps(environment(self.ready.shared.device), indent=2))
         return history[-1].metrics | trial.costs
 
