@@ -201,6 +201,10 @@ def test_a_killed_study_goes_on(tmp_path):
     fuse_search(*arguments, cwd=tmp_path)
     found = status_with(space, tmp_path, "solo.epochs=1")
     assert (found["complete"], found["running"]) == (2, 0)
+    client = Tracker(None, tmp_path / "results").client
+    (experiment,) = client.search_experiments(filter_string="name = 'small'")
+    runs = client.search_runs([experiment.experiment_id], "tags.`fuse_search.kind` = 'trial'")
+    assert sorted(run.info.status for run in runs) == ["FINISHED", "FINISHED", "KILLED"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

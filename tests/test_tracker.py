@@ -157,7 +157,7 @@ def test_a_study_ends_after_all_below_it(tracker):
     study = tracker.open_study("order", {})
     runs = [study.child(str(number), {"n": str(number)}) for number in range(4)]
     for run in runs:
-        run.picture("slow.png", lambda: time.sleep(0.05) or Image.new("L", (1, 1)))
+        run.files({"slow.png": lambda: time.sleep(0.05) or Image.new("L", (1, 1))})
         run.log({"x": 1.0})
         run.end()
     study.end()
@@ -206,7 +206,7 @@ def test_a_copy_has_curves_and_artifacts_of_a_run_that_was_still_being_written(t
     first.log({"val/loss": 0.5}, 0)
     first.log({"val/loss": 0.25}, 1)
     first.text("spec.yaml", "another's")
-    first.picture("slow.png", lambda: time.sleep(0.5) or Image.new("L", (1, 1)))
+    first.files({"slow.png": lambda: time.sleep(0.5) or Image.new("L", (1, 1))})
     first.text("environment.json", "{}")
     first.end()
     study.flush()
@@ -243,7 +243,7 @@ def test_artifacts(tracker, tmp_path):
     (tmp_path / "report.md").write_text("# answer\n")
     run = tracker.open_study("artifacts", {})
     run.text("spec.yaml", "seed: 0\n")
-    run.picture("figures/curves.png", lambda: Image.new("RGB", (3, 2)))
+    run.files({"figures/curves.png": lambda: Image.new("RGB", (3, 2))})
     run.artifact(tmp_path / "plots")
     run.artifact(tmp_path / "report.md")
 

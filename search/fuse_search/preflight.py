@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .data.batches import fetch
 from .errors import InputError, TrialError
 from .identity import checkpoint_contents
 from .nets.branch import Branch
@@ -50,10 +51,13 @@ def preflight(
     except InputError as error:
         raise InputError(_located(space, ("data", "source"), error)) from None
     whole = some.model_copy(update={"merge": Merge(use=tuple(some.branches))})
+    rows, _ = fetch(shared.data, shared.data.splits["train"][:2], "cpu")
     full, problems, parameters = {}, [], {}
     for name in whole.branches:
         try:
-            full[name] = shared.untrained(whole, name)
+            full[name] = shared.untrained(whole, name).eval()
+            with torch.no_grad():
+                full[name](rows[full[name].input])
         except FAULTS as error:
             problems.append(_located(space, ("branches", name), error))
     for name, spec in corners.items() if not problems else ():
@@ -104,14 +108,12 @@ def _choices(value: Any) -> list[Choice]:
 
 
 def _try(spec: TrialSpec, shared: Shared, full: dict[str, Branch]) -> int:
-    """Build this corner from copies of the branches, send two rows through it, count parameters."""
+    """Build this corner, send two rows through all above the taps, and count parameters."""
     if spec.merge.topology.name == "ensemble":
         return 0
     branches = {n: tapped(full[n].twin(), n, spec) for n in spec.merge.use}
     network = join(spec, shared.data, branches)
     network.unfreeze(spec, spec.train.epochs - 1)
     make_optimizer(spec.train, list(network.parameters()))
-    rows = shared.data.splits["train"][:2]
-    with torch.no_grad():
-        network.eval()({name: x[rows].cpu().float() for name, x in shared.data.inputs.items()})
+    network.flops()
     return sum(p.numel() for p in network.parameters())

@@ -190,13 +190,13 @@ class Worker:
 
     def _finish(self, run: Run, trial: Trial, history: list[Epoch]) -> dict[str, float]:
         """Log what belongs to a whole training, and give its last metrics and its costs."""
-        run.picture("curves.png", partial(curves, history, self.study.target))
+        about = json.dumps(environment(self.ready.shared.device), indent=2)
+        files: dict[str, Any] = {"curves.png": partial(curves, history, self.study.target)}
         for task, counts in trial.confusion().items():
             classes = self.ready.shared.data.targets[task].classes or ()
-            run.picture(f"confusion/{task}.png", partial(confusion, counts, classes, task))
-        if trial.decisions:
-            run.text("prefixes.json", json.dumps(_plain(trial.decisions), indent=2))
-        run.text("environment.json", json.dumps(environment(self.ready.shared.device), indent=2))
+            files[f"confusion/{task}.png"] = partial(confusion, counts, classes, task)
+        decided = {"prefixes.json": json.dumps(_plain(trial.decisions), indent=2)}
+        run.files(files | {"environment.json": about} | (decided if trial.decisions else {}))
         return history[-1].metrics | trial.costs
 
     def _failed(self, number: int, run: Run | None, fault: _Fault) -> None:

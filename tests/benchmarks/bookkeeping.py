@@ -57,7 +57,7 @@ STEPS = {
     "report": [(Study, "report")],
     "tell": [(Study, "remember"), (Study, "tell")],
     "look up": [(Study, "known"), (Study, "finished"), (Study, "best"), (Study, "improves")],
-    "log": [(Run, name) for name in ("child", "describe", "log", "text", "picture", "end")],
+    "log": [(Run, name) for name in ("child", "describe", "log", "text", "files", "end")],
 }
 COMPUTED = ("computed", "in the thread")
 SIZES = (10, 100, 1000, 2000, 5000)
