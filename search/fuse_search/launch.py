@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -212,9 +213,11 @@ def _work(
         status = "KILLED"
         raise
     finally:
-        parent.end(status)
-        if status != "FINISHED":
-            write_report(study, folder)
+        try:
+            parent.end(status)
+        finally:
+            if status != "FINISHED":
+                write_report(study, folder)
 
 
 def _logged_best(study: Study) -> bool:
@@ -242,10 +245,10 @@ def _trained_network(spec: TrialSpec, shared: Shared, folder: Path, number: int)
     """The network of a trial from its checkpoint, or trained again where that is gone."""
     file = folder / "checkpoints" / f"{number}.safetensors"
     trial = Trial(spec, shared)
-    if file.exists():
-        trial.network.load_state_dict(load_state(file)[0])
-    else:
+    if not file.exists():
         for _ in trial.epochs():
             pass
         save_state(file, trial.network.state_dict(), {})
-    return trial.network.eval()
+    network = copy.deepcopy(trial.network)  # its frozen stages belong to all trials
+    network.load_state_dict(load_state(file)[0])
+    return network.eval()

@@ -171,7 +171,7 @@ class Worker:
                 break
         metrics = self._finish(run, trial, history)
         self.study.remember(
-            number, run=run.run_id, metrics=metrics, prefixes=_plain(trial.decisions)
+            number, run=run.run_id_if_any, metrics=metrics, prefixes=_plain(trial.decisions)
         )
         if how == "complete" and self.study.improves(value):
             about = {"spec": to_yaml(spec)}
@@ -181,10 +181,13 @@ class Worker:
     def _repeat(self, number: int, known: Row, run: Run) -> tuple[str, float]:
         """Take the result of the trial that was the same, without training it again."""
         metrics = known.attributes["metrics"]
-        self.study.remember(number, duplicate_of=known.number, metrics=metrics, run=run.run_id)
+        self.study.remember(
+            number, duplicate_of=known.number, metrics=metrics, run=run.run_id_if_any
+        )
         for epoch, value in known.epochs.items():
             self.study.report(number, epoch, value)
-        run.copy(known.attributes["run"])
+        if known.attributes["run"]:
+            run.copy(known.attributes["run"])
         run.describe({}, {"duplicate_of": str(known.number)})
         return known.state, metrics[self.target]
 
@@ -208,6 +211,7 @@ class Worker:
         self.reasons.append(fault.reason)
         self.progress.say(f"trial {number} failed: {fault.reason}")
         if torch.cuda.is_available():
+            self.ready.shared.prefixes.memory.clear()
             torch.cuda.empty_cache()
 
     def _checkpoint(self, number: int) -> Path:

@@ -213,6 +213,14 @@ def test_stages_that_were_trained_are_never_stored(tmp_path):
     assert again == metrics
 
 
+def test_a_shallower_tap_leaves_deeper_ones_shared(tmp_path):
+    prefixes = storing(DATA, tmp_path)
+    for tap in (-2, -1):
+        given = spec(merge={"tap": tap}, unfreeze={"depth": 0})
+        _, _, decisions = trained(given, prefixes)
+        assert {d.place for d in decisions} == {"ram"}
+
+
 def test_names_tell_apart_whatever_makes_a_difference(tmp_path):
     def keys(data=DATA, device=CPU, **sections):
         given = spec(**{"unfreeze": {"depth": {"a": 1, "b": 0}}, **sections})

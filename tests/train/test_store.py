@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,9 +58,22 @@ def test_what_is_not_finished_is_not_there(tmp_path):
     assert list(tmp_path.glob("[!.]*")) == list(tmp_path.glob(".new-*")) == []
 
 
-@pytest.mark.parametrize(
-    "damage", ["a bit", "cut off", "no about", "nonsense in about", "no values"]
-)
+DAMAGES = [
+    "a bit",
+    "cut off",
+    "no values",
+    "",
+    {"shape": [10, 4], "dtype": "os", "colour": 1},
+    {"shape": [5, 4]},
+    {"shape": [4, 10]},
+    {"shape": [0]},
+    {"dtype": "int32"},
+    {"dtype": "os"},
+    {"channels_last": True},
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=str)
 def test_damaged_values_are_found_out_and_go(damage, tmp_path):
     write(Store(tmp_path, 1 << 20), "a", torch.randn(10, 4))
     values, content = tmp_path / "a/values", tmp_path / "a/about.json"
@@ -71,10 +85,10 @@ def test_damaged_values_are_found_out_and_go(damage, tmp_path):
         os.truncate(values, 100)
     elif damage == "no values":
         values.unlink()
-    elif damage == "no about":
-        content.write_text("")
     else:
-        content.write_text(json.dumps({"shape": [10, 4], "dtype": "os", "colour": 1}))
+        about = json.loads(content.read_text())
+        content.write_text(json.dumps(about | damage) if damage else "")
+        assert Store(tmp_path, 1 << 20).used() == 160 + OVERHEAD  # it counts all the same
     store = Store(tmp_path, 1 << 20)
     assert store.get("a") is None
     assert not (tmp_path / "a").exists()
@@ -151,6 +165,16 @@ def test_whoever_waits_too_long_or_for_the_dead_goes_on(tmp_path):
     child.join()
     with Store(tmp_path, 1).turn("pass", 5.0, said.append) as ours:
         assert ours
+
+
+def test_a_map_that_has_gone_is_not_held(tmp_path):
+    store = Store(tmp_path, 1 << 20)
+    write(store, "a", torch.ones(10, 4))
+    assert store.get("a") is not None
+    write(store, "b", torch.ones(10, 4))
+    (tmp_path / "a").rename(tmp_path / ".gone-a")
+    held = [line for line in Path("/proc/self/maps").read_text().splitlines() if "gone-a" in line]
+    assert store.get("a") is None and held == []
 
 
 def test_a_full_or_unwritable_disk_is_told_at_once(tmp_path):

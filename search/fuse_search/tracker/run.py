@@ -32,7 +32,7 @@ class Run:
     """One MLflow run: a study, or below it a trial, a baseline, a finalist.
 
     What is logged to a child is written in the background, in order. What goes wrong there is
-    raised by a later call, at the latest when its parent is flushed or ended.
+    raised when its parent is flushed or ended.
     """
 
     def __init__(
@@ -54,6 +54,14 @@ class Run:
     def run_id(self) -> str:
         """Its ID in MLflow; waits until the run is there."""
         return self._run_id if isinstance(self._run_id, str) else self._run_id.result()
+
+    @property
+    def run_id_if_any(self) -> str | None:
+        """Its ID, or None when it could not be created."""
+        try:
+            return self.run_id
+        except Exception:  # it is raised by flush
+            return None
 
     def child(
         self,

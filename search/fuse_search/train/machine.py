@@ -30,14 +30,11 @@ class Machine:
     write: float
 
     @classmethod
-    def measure(cls, folder: Path, device: torch.device, room: int = SAMPLE) -> Machine:
-        """Move a sample each way, of at most `room` bytes on the disk.
-
-        Raises OSError when the folder can't be written.
-        """
+    def measure(cls, folder: Path, device: torch.device) -> Machine:
+        """Move a sample each way. Raises OSError when the folder can't be written."""
         there = torch.ones(SAMPLE // 4)
         here = there.to(device)
-        write, read = _disk(folder, there[: max(1024, room // 4)])
+        write, read = _disk(folder, there)
         ram = SAMPLE / _seconds(lambda: there.clone().to(device), device)
         return cls(SAMPLE / _seconds(here.clone, device), ram, 1 / (1 / read + 1 / ram), write)
 

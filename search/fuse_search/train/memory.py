@@ -46,10 +46,17 @@ class Memory:
         """The values from where they are read from now on, and where that is."""
         for place in self.budgets:
             if self._make_room(place, values.nbytes, worth):
-                copy = values.to(self.device) if place == "device" else values.clone()
+                try:
+                    copy = values.to(self.device) if place == "device" else values.clone()
+                except RuntimeError:  # out of memory: others use it too
+                    continue
                 self._held[key] = _Held(place, copy, worth)
                 return copy, place
         return values, "disk"
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._held.clear()
 
     def _make_room(self, place: Place, nbytes: int, worth: float) -> bool:
         excess, victims = self.used(place) + nbytes - self.budgets[place], []

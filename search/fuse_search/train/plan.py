@@ -95,8 +95,9 @@ class Plan:
             values = store.get(key)
             if values is None:
                 lower = self._with(prefix, rows_of, epoch)
-                reason = self.prefixes.fill(lower, self._change(rows_of, epoch)) or reason
+                refused = self.prefixes.fill(lower, self._change(rows_of, epoch))
                 values = store.get(key)
+                reason = refused if values is None else reason
             if values is not None:
                 cost = self.prefixes.cost(wanted)
                 worth = self.prefixes.planner.gain(cost, "ram") / cost.nbytes
@@ -124,7 +125,11 @@ class Plan:
         epochs, keys = Counter(p for phase in self._phases for p in phase.values()), set()
         for rows_of in ("train", "val"):
             for prefix, count in epochs.items():
-                decision = self._decision(prefix, rows_of, count)
+                try:
+                    decision = self._decision(prefix, rows_of, count)
+                except torch.OutOfMemoryError:
+                    about = (prefix.name, prefix.stages, len(prefix.branch.stages), rows_of)
+                    decision = Decision(*about, "recompute", "no memory to measure it", 0)
                 self._decisions[prefix, rows_of] = decision
                 if decision.place != "recompute":
                     views = range(self.spec.train.epochs)

@@ -84,12 +84,13 @@ class Prefixes:
         self.store: Store | None = None
         self.memory = Memory({}, device)
         if folder is not None and budget != 0:
-            most = int(SHARE * free_disk(folder)) if budget is None else budget
+            used = Store(folder, 0).used()
+            most = int(SHARE * (free_disk(folder) + used)) if budget is None else budget
             free: dict[Place, int] = {"device": free_device(device), "ram": free_ram()}
             room: dict[Place, int] = {p: min(most, int(SHARE * n)) for p, n in free.items() if n}
             self.store, self.memory = Store(folder, most), Memory(room, device)
         self._measured: dict[tuple[object, ...], Measured] = {}
-        self._too_wide: set[Values] = set()
+        self._too_wide: set[str] = set()
 
     @cached_property
     def planner(self) -> Planner:
@@ -98,8 +99,8 @@ class Prefixes:
         Raises OSError where nothing can be stored.
         """
         assert self.store is not None
-        room = self.store.budget - self.store.used()
-        return Planner(Machine.measure(self.store.folder, self.device, room))
+        # beside the store, whose bytes are counted
+        return Planner(Machine.measure(self.store.folder.parent, self.device))
 
     def keep(self, keys: set[str]) -> None:
         """These are in use: they don't make room for others."""
@@ -113,7 +114,8 @@ class Prefixes:
             machine = torch.cuda.get_device_name(self.device)
         prefix, view = values.prefix, values.view
         changes = view and [view.changes.flip, view.changes.shift, view.seed, view.number]
-        precision = [values.bf16, torch.get_float32_matmul_precision()]
+        tf32 = torch.backends.cudnn.allow_tf32
+        precision = [values.bf16, torch.get_float32_matmul_precision(), tf32]
         made_by = [VERSION, torch.__version__, torchvision.__version__, self.device.type, machine]
         content = [prefix.digest, prefix.branch.input, self.data.digest, values.split, changes]
         whole = json.dumps([*content, *precision, *made_by])
@@ -122,7 +124,7 @@ class Prefixes:
     def measured(self, values: Values) -> Measured:
         """The stages of this branch, run on some rows the first time that it is asked for."""
         branch = values.prefix.branch
-        known = (branch.fingerprints, branch.input, values.bf16)
+        known = (branch.fingerprints[: 1 + len(branch.stages)], branch.input, values.bf16)
         if known not in self._measured:
             rows = self.data.splits["train"][: rows_at_once(self.device)]
             x = fetch(self.data, rows, self.device)[0][branch.input]
@@ -154,15 +156,16 @@ class Prefixes:
                 if not ours:
                     return "another process takes too long to compute it"
                 missing = [each for each in wanted if not self.store.has(self.key(each))]
-                if not missing:
-                    return ""
-                try:
-                    return self._pass(missing, *self._source(missing, change))
-                except _TooWideError as error:
-                    self._too_wide.add(error.values)
-                    return self._pass(missing, *self._source(missing, change))
+                while missing:
+                    try:
+                        return self._pass(missing, *self._source(missing, change))
+                    except _TooWideError as error:
+                        self._too_wide.add(error.key)
+                return ""
         except OSError as error:
             return f"it can't be stored: {error.strerror or error}"
+        except torch.OutOfMemoryError:
+            return "there is no memory to compute it at once"
 
     def _source(self, wanted: list[Values], change: Change) -> tuple[int, Rows]:
         """From where a pass starts: above how many stages, and the rows there."""
@@ -198,20 +201,22 @@ class Prefixes:
                         writer.append(found)
                 if not any(writers.values()):
                     break
+            for writer in filter(None, writers.values()):
+                writer.finish()
         except BaseException:
             for writer in filter(None, writers.values()):
                 writer.abandon()
             raise
-        for writer in filter(None, writers.values()):
-            writer.finish()
         return "" if all(writers.values()) else "the budget has no room for it"
 
     def _stored_as(self, values: Values, found: Tensor) -> Tensor:
-        if not values.bf16 or found.dtype != torch.float32 or values in self._too_wide:
+        if not values.bf16 or found.dtype != torch.float32:
+            return found
+        if (key := self.key(values)) in self._too_wide:
             return found
         half = found.half()
         if not (half.float() - found).norm() <= HALF_ERROR * found.norm():
-            raise _TooWideError(values)
+            raise _TooWideError(key)
         return half
 
     def _about(self, values: Values, some: Tensor) -> About:
@@ -229,6 +234,6 @@ class Prefixes:
 class _TooWideError(Exception):
     """These values don't fit into half precision."""
 
-    def __init__(self, values: Values) -> None:
+    def __init__(self, key: str) -> None:
         super().__init__()
-        self.values = values
+        self.key = key

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 OVERHEAD = 16 << 10  # bytes: a folder, about.json, and what file systems round up
+DTYPES = ("float64", "float32", "float16", "bfloat16", "int64")
 CHUNK = 8 << 20  # bytes that are checked at once
 
 
@@ -57,7 +58,7 @@ class Store:
     def __init__(self, folder: Path, budget: int) -> None:
         self.folder, self.budget = folder, budget
         self.kept: set[str] = set()
-        self._checked: dict[str, Tensor] = {}
+        self._checked: set[tuple[str, int]] = set()
 
     def has(self, key: str) -> bool:
         """Whether an array of this name is there, unread."""
@@ -67,16 +68,19 @@ class Store:
         """The array, mapped into memory; None when it isn't there, or is damaged and now gone."""
         folder = self.folder / key
         if not self.has(key):
-            self._checked.pop(key, None)
-        elif key not in self._checked:
-            try:
-                about = _read_about(folder)
-                if _checksum(folder / "values") != about.crc32:
-                    raise ValueError("the checksum differs")
-                self._checked[key] = _mapped(folder / "values", about)
-            except (OSError, ValueError, TypeError, RuntimeError):
-                _remove(folder)
-        return self._checked.get(key)
+            return None
+        try:
+            about, file = _read_about(folder), folder / "values"
+            this = (key, file.stat().st_ino)
+            if this not in self._checked and _checksum(file, about) != about.crc32:
+                raise ValueError("the checksum differs")
+            self._checked.add(this)
+            return _mapped(file, about)
+        except (FileNotFoundError, ArithmeticError, LookupError, ValueError, TypeError):
+            _remove(folder)
+        except (OSError, RuntimeError):  # it may be read another time
+            pass
+        return None
 
     @contextmanager
     def turn(self, name: str, patience: float, say: Callable[[str], None]) -> Iterator[bool]:
@@ -117,7 +121,8 @@ class Store:
 
     def used(self) -> int:
         """Bytes that all arrays take, unfinished ones too."""
-        return sum(entry.nbytes for entry in (*self._entries("[!.]*"), *self._entries(".new-*")))
+        # unfinished ones first: what is finished in between counts twice, and not never
+        return sum(entry.nbytes for entry in (*self._entries(".new-*"), *self._entries("[!.]*")))
 
     def _make_room(self, about: About) -> bool:
         for folder in self.folder.glob(".new-*"):
@@ -149,8 +154,8 @@ class Store:
                 continue
             try:
                 worth = _read_about(folder).worth
-            except (OSError, ValueError, TypeError):
-                worth = 0.0
+            except (OSError, ArithmeticError, LookupError, ValueError, TypeError):
+                worth = 0.0  # it is damaged
             yield _Entry(folder, nbytes, worth)
 
 
@@ -165,7 +170,7 @@ class Writer:
     """Writes one array row by row; it appears in the store when it is finished."""
 
     def __init__(self, store: Path, key: str, about: About) -> None:
-        self._final, self._about, self._crc = store / key, about, 0
+        self._final, self._about, self._crc = store / key, about, _start(about)
         self._folder = store / f".new-{uuid4().hex}"
         self._folder.mkdir()
         self._lock = FileLock(self._folder / "lock")  # says that the writer is alive
@@ -218,7 +223,10 @@ def _mapped(file: Path, about: About) -> Tensor:
 
 def _read_about(folder: Path) -> About:
     content = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    return About(**content | {"shape": tuple(content["shape"])})
+    about = About(**content | {"shape": tuple(content["shape"])})
+    if about.dtype not in DTYPES or not about.nbytes > 0:
+        raise ValueError(f"no array of {about.shape} {about.dtype}")
+    return about
 
 
 def _write_about(folder: Path, about: About, crc32: int = 0) -> None:
@@ -226,8 +234,15 @@ def _write_about(folder: Path, about: About, crc32: int = 0) -> None:
     (folder / "about.json").write_text(content, encoding="utf-8")
 
 
-def _checksum(file: Path) -> int:
-    crc = 0
+def _start(about: About) -> int:
+    """The checksum of how the values are to be read."""
+    return zlib.crc32(repr((tuple(about.shape), about.dtype, about.channels_last)).encode())
+
+
+def _checksum(file: Path, about: About) -> int:
+    if file.stat().st_size != about.nbytes:
+        raise ValueError("the size differs")
+    crc = _start(about)
     with file.open("rb") as opened:
         while chunk := opened.read(CHUNK):
             crc = zlib.crc32(chunk, crc)
