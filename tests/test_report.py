@@ -355,7 +355,19 @@ def test_status(tmp_path: Path) -> None:
         "best_trial": 2,
         "epochs_trained": 4 * 3 + 1 + 2,
         "epochs_unique": 4 * 3 + 1,
+        "prefixes": [],
     }
+
+
+def test_status_shows_the_last_decision_on_each_prefix(tmp_path: Path) -> None:
+    study = full(tmp_path)
+    places = [("b", 3, "ram"), ("a", 3, "recompute"), ("a", 3, "disk"), ("a", 2, "ram")]
+    for branch, stages, place in places:
+        decision = {"branch": branch, "stages": stages, "split": "val", "place": place}
+        number = study.ask().number
+        study.remember(number, prefixes=[decision])
+    found = [(d["branch"], d["stages"], d["place"]) for d in status(study)["prefixes"]]
+    assert found == [("a", 2, "ram"), ("a", 3, "disk"), ("b", 3, "ram")]
 
 
 def test_status_of_an_empty_study(tmp_path: Path) -> None:
