@@ -78,6 +78,7 @@ def test_a_tracking_server_takes_the_place_of_the_file(served, tmp_path):
     run.log({"val/loss": 0.5, "val/r2": float("nan")}, step=2)
     run.text("spec.yaml", "seed: 0\n")
     run.end()
+    study.flush()
 
     client = tracker.client
     stored = client.get_run(run.run_id)
