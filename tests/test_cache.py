@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from fuse_search import run
+from fuse_search.launch import train_again
 from small_space import fuse_search, status, write_small
 
 
@@ -13,45 +15,36 @@ def frozen(folder, **replaced):
 
 def kept(folder):
     """When the values in a cache were written."""
-    return {file: file.stat().st_mtime_ns for file in folder.glob("results/cache/*/values")}
+    return {file: file.stat().st_mtime_ns for file in folder.glob("cache/*/values")}
 
 
 def test_values_are_stored_shown_and_shared_by_studies(tmp_path):
-    space = frozen(tmp_path)
-    fuse_search("--space", space, "--trials", 3, cwd=tmp_path)
-    stored = kept(tmp_path)
+    space, results = frozen(tmp_path), tmp_path / "results"
+    run(space, 3, results=results)
+    stored = kept(results)
     assert len(stored) >= 4  # two branches, two splits
     decided = status(space, tmp_path)["prefixes"]
-    assert {(d["branch"], d["split"]) for d in decided} == {
-        ("a", "train"),
-        ("a", "val"),
-        ("b", "train"),
-        ("b", "val"),
-    }
+    both = [(branch, split) for branch in "ab" for split in ("train", "val")]
+    assert [(d["branch"], d["split"]) for d in decided] == both
     assert all(d["place"] == "ram" and "computing takes" in d["reason"] for d in decided)
     told = fuse_search("status", "--space", space, cwd=tmp_path).stdout
     assert "a, 3 of 3 stages, val rows: ram; computing takes" in told
-    in_mlflow = list(tmp_path.glob("results/artifacts/**/prefixes.json"))
+    in_mlflow = list(results.glob("artifacts/**/prefixes.json"))
     assert len(in_mlflow) == 3 and json.loads(in_mlflow[0].read_text())[0]["place"] == "ram"
-    other = frozen(tmp_path, **{"study: small": "study: other"})
-    fuse_search("--space", other, "--trials", 2, cwd=tmp_path)
-    assert kept(tmp_path) == stored
+    run(frozen(tmp_path, **{"study: small": "study: other"}), 2, results=results)
+    assert kept(results) == stored
 
 
 def test_a_budget_of_nothing_stores_nothing_and_gives_the_same_numbers(tmp_path):
-    found = {}
-    for budget in ("0", "1GB"):
-        folder = tmp_path / budget
-        folder.mkdir()
-        space = frozen(folder)
-        fuse_search("--space", space, "--trials", 2, "--cache-budget", budget, cwd=folder)
-        found[budget] = status(space, folder)["best_value"]
-        assert bool(kept(folder)) == (budget != "0")
-        again = fuse_search(
-            "train", "results/small/best.yaml", "--cache-budget", "0", cwd=folder
-        ).stdout
-        assert f"val/mean_accuracy {found[budget]:.6g}" in again
-    assert found["0"] == found["1GB"]
+    space, found = frozen(tmp_path), {}
+    for budget in (0, 10**9):
+        results = tmp_path / str(budget)
+        study = run(space, 2, results=results, cache_budget=budget)
+        assert bool(kept(results)) == bool(budget)
+        [*_, last] = train_again(results / "small/best.yaml", (), results, None, 0)
+        found[budget] = [*study.trials["value"], last.metrics["val/mean_accuracy"]]
+        assert found[budget][-1] == max(found[budget])
+    assert found[0] == found[10**9]
 
 
 @pytest.mark.parametrize("size", ["lots", "-1", "5XB", "1e9"])
