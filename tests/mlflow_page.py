@@ -43,7 +43,7 @@ def ui_server(results: Path, cwd: Path) -> Iterator[str]:
 
 
 def _await_health(server: subprocess.Popen, base: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150  # the machine may be busy
     while True:
         try:
             with urlopen(f"{base}/health", timeout=5):

@@ -121,6 +121,10 @@ def test_the_best_network_loads_from_mlflow_in_a_new_process(finished):
 
 
 @pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=NO_CHROMIUM)
+@pytest.mark.skipif(
+    "PYTEST_XDIST_WORKER" in os.environ,
+    reason="among other tests its server is not reached; .ci/run runs it alone (-n 0)",
+)
 def test_mlflow_compares_the_trials_in_a_browser(finished, tmp_path):
     cwd, _, _ = finished
     client = Tracker(None, cwd / "results").client
@@ -204,7 +208,7 @@ def test_a_killed_study_goes_on(tmp_path):
     client = Tracker(None, tmp_path / "results").client
     (experiment,) = client.search_experiments(filter_string="name = 'small'")
     runs = client.search_runs([experiment.experiment_id], "tags.`fuse_search.kind` = 'trial'")
-    assert sorted(run.info.status for run in runs) == ["FINISHED", "FINISHED", "KILLED"]
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]  # the same run went on
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -218,7 +222,12 @@ def test_an_interrupted_study_goes_on(tmp_path, how):
     assert process.returncode == 130, said
     assert "the same command continues" in said and "Traceback" not in said
     found = status_with(space, tmp_path, "solo.epochs=1")
-    assert (found["running"], found["complete"]) == (0, 0)
+    counts = (found["running"], found["preempted"], found["complete"], found["failed"])
+    assert counts == (0, 1, 0, 0)
+    client = Tracker(None, tmp_path / "results").client
+    (experiment,) = client.search_experiments(filter_string="name = 'small'")
+    runs = client.search_runs([experiment.experiment_id], "tags.`fuse_search.kind` = 'trial'")
+    assert [(run.info.status, run.data.tags["state"]) for run in runs] == [("KILLED", "preempted")]
 
 
 def status_with(space: Path, cwd: Path, override: str) -> dict:
@@ -254,15 +263,18 @@ def test_trials_that_all_fail_stop_the_study(tmp_path):
     text = SMALL.replace("low: 1e-3, high: 1e-2", "low: 1e30, high: 1e32")
     space.write_text(text.replace("train:\n", "train:\n  optimizer: sgd\n  clip: null\n"))
     said = fuse_search("--space", space, cwd=tmp_path, code=1).stderr
-    assert "the last 5 trials failed" in said and "training loss is nan" in said
+    assert "the last 5 trials failed" in said and "training loss is" in said
     assert "Traceback" not in said
     client = Tracker(None, tmp_path / "results").client
     (experiment,) = client.search_experiments(filter_string="name = 'small'")
     failed = client.search_runs([experiment.experiment_id], "attributes.status = 'FAILED'")
     trials = [run for run in failed if run.data.tags["fuse_search.kind"] == "trial"]
     assert len(trials) == 5
-    assert "training loss is nan" in (tmp_path / "results/small/report.md").read_text()
-    assert all("training loss is nan" in run.data.tags["reason"] for run in trials)
+    assert "training loss is" in (tmp_path / "results/small/report.md").read_text()
+    assert {run.data.tags["reason"] for run in trials} <= {
+        "the training loss is nan in epoch 0",
+        "a prediction on validation is not a finite number",
+    }
 
 
 def test_from_python(finished):
@@ -339,9 +351,10 @@ def test_a_lost_checkpoint_is_trained_again(finished):
     _, space, _ = finished
     study = run(space, 6)
     expected = study.load().state_dict()
-    (file,) = (study.folder / "checkpoints").glob("*.safetensors")
+    trials = study.trials[study.trials.state == "complete"]
+    file = study.folder / f"checkpoints/{trials.number[trials.value.idxmax()]}.safetensors"
     file.unlink()
-    for solo in (study.folder.parent / "solo").iterdir():  # damaged ones are made again
+    for solo in (study.folder.parent / "solo").glob("*.safetensors"):  # damaged ones are made again
         solo.write_bytes(solo.read_bytes()[:1000])
     found = study.load().state_dict()
     assert all(torch.allclose(found[name], expected[name], atol=1e-4) for name in expected)

@@ -10,12 +10,12 @@ import fuse_search
 
 ROOT = Path(fuse_search.__file__).parent
 FLOORS = {
-    1: ["spec", "errors", "progress", "version", "written", "tally", "data"],
+    1: ["spec", "errors", "progress", "version", "written", "tally", "leases", "stop", "data"],
     2: ["nets", "tracker", "space"],
-    3: ["train", "suggest", "identity", "ui"],
-    4: ["trial", "study"],
-    5: ["worker", "report", "figures", "preflight"],
-    6: ["launch"],
+    3: ["train", "suggest", "identity", "faults", "ui"],
+    4: ["trial", "alone", "shared", "study"],
+    5: ["worker", "baselines", "logged", "reconcile", "report", "figures", "preflight"],
+    6: ["launch", "opening", "best", "processes"],
     7: ["cli", "__main__"],
 }
 FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts}

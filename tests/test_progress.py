@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from io import StringIO
 
 from rich.console import Console
@@ -15,7 +17,7 @@ def shown(terminal: bool) -> str:
     with Progress(console) as progress:
         progress.begin(done=1, total=3, best=0.25)
         progress.epoch("1 gated(a+b) d2", 0, 4, 0.5)
-        progress.end("1 gated(a+b) d2", "complete", 0.75, 0.75)
+        progress.end("1 gated(a+b) d2", "complete", 0.75, 0.75, done=2)
         progress.say("trial 2 failed: because")
     return out.getvalue()
 
@@ -38,5 +40,23 @@ def test_what_was_done_before_does_not_speed_up_the_time_left(monkeypatch):
     progress.begin(done=90, total=100, best=None)
     assert progress.left() == ""  # nothing is known yet
     progress.begun -= 10
-    progress.end("91 sum(a)", "complete", 0.5, 0.5)
+    progress.end("91 sum(a)", "complete", 0.5, 0.5, done=91)
     assert progress.left() == "90 s left" or progress.left() == "2 min left"
+
+
+def test_a_reader_that_is_gone_interrupts():
+    code = """
+import sys
+from rich.console import Console
+from fuse_search.progress import Progress
+sys.stdin.read()
+try:
+    Progress(Console()).say("nobody reads this")
+except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+"""
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == "interrupted\n"

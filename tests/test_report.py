@@ -18,12 +18,13 @@ from fuse_search.report.table import amount, print_answer
 from fuse_search.spec import Search
 from fuse_search.study import Study, open_study
 
+MANY = 10**6
 PLOT_FILES = {"history.png", "best_by_kind.png", "cost.png", "importances.png"}
 
 
 def opened(folder: Path, **target: str) -> Study:
     search = Search(**(target or {"maximize": "mean_accuracy"}))
-    return open_study(f"journal://{folder}/study.journal", "fusion", search, seed=0, epochs=3)
+    return open_study(f"journal://{folder}/study.journal", "fusion", search, 0, 3, folder)
 
 
 def add(
@@ -37,7 +38,8 @@ def add(
     **noted: object,
 ) -> int:
     """One trial with `epochs` reported values, of which the last is `value`."""
-    trial = study.ask()
+    claim = study.claim(MANY)
+    trial = claim.trial
     trial.suggest_float("train.lr", 1e-4, 1e-2, log=True)
     trial.suggest_categorical("merge.topology", ["parallel", "cascade", "ensemble"])
     fusion = "concat" if topology == "parallel" else "-"
@@ -54,23 +56,21 @@ def add(
     for epoch in range(epochs):
         study.report(trial.number, epoch, (value or 0.0) - 0.1 * (epochs - 1 - epoch))
     study.tell(trial.number, state, value if state == "complete" else None)
+    claim.lease.end()
     return trial.number
 
 
 def baselines(study: Study, **values: float) -> None:
     """Note baselines; an underscore in a name stands for a blank."""
-    noted = [
-        {
+    for name, value in values.items():
+        about = {
             "name": name.replace("_", " "),
             "kind": "ensemble" if name.startswith("ensemble") else "alone",
             "branches": ["a"],
             "metrics": {f"val/{study.target}": value, "parameters/trainable": 500.0, "flops": 1e6},
             "seconds": 7.0,
-            "run": "r",
         }
-        for name, value in values.items()
-    ]
-    study.note("baselines", noted)
+        study.note_baseline(about)
 
 
 def full(folder: Path) -> Study:
@@ -215,7 +215,7 @@ def test_report_has_all_files_and_sections(reported: tuple[Study, Path]) -> None
         "| cascade | 0.9000 | 2 cascade(a+b) | 1 |",
         "| parallel concat | 0.8500 | 0 parallel(a+b) | 1 |",
         "| merge.topology | cascade, ensemble, parallel |",
-        "| 5 | 5 parallel(a+b) | out of memory \\| at batch 64 |",
+        "| 5 | 5 parallel(a+b) | failed | out of memory \\| at batch 64 |",
         "![history](history.png)",
     ):
         assert line in text
@@ -256,7 +256,7 @@ def test_trials_csv(reported: tuple[Study, Path]) -> None:
 def test_searched_numbers_are_given_as_a_range(tmp_path: Path) -> None:
     study = opened(tmp_path)
     for rate in [9e-4, 1e-5, 2e-4, 3e-4, 4e-4, 1e-2, 5e-4, 6e-4, 7e-4]:
-        number = study.ask().number
+        number = study.claim(MANY).number
         study.remember(number, params={"train.lr": f"{rate:g}"})
         study.tell(number, "failed")
     assert "| train.lr | 1e-05 to 0.01 |" in write_report(study, tmp_path).read_text()
@@ -299,7 +299,7 @@ def test_without_a_complete_trial(tmp_path: Path) -> None:
     add(study, "a+b", 0.5, state="pruned", epochs=1)
     add(study, "a+b", None, state="failed", epochs=0)
     text = write_report(study, out).read_text()
-    assert "| 1 | 1 parallel(a+b) | not recorded |" in text
+    assert "| 1 | 1 parallel(a+b) | failed | not recorded |" in text
     assert {file.name for file in out.iterdir()} == {"report.md", "trials.csv", "history.png"}
     assert "No trial is complete" in printed(study, out)
     assert "fuse-search train" not in printed(study, out)
@@ -338,7 +338,10 @@ def test_amounts() -> None:
 
 def test_status(tmp_path: Path) -> None:
     study = full(tmp_path)
-    study.ask()
+    study.claim(MANY)
+    large, left = study.claim(MANY), study.claim(MANY)
+    study.infeasible(large.number, "memory", 1e9)
+    study.release(left.number)
     found = status(study)
     seconds = found.pop("seconds")
     assert seconds == sum(row.seconds for row in study.rows()) > 0
@@ -349,7 +352,9 @@ def test_status(tmp_path: Path) -> None:
         "complete": 5,
         "pruned": 1,
         "failed": 1,
+        "infeasible": 1,
         "running": 1,
+        "preempted": 1,
         "waiting": 0,
         "best_value": 0.9,
         "best_trial": 2,
@@ -364,7 +369,7 @@ def test_status_shows_the_last_decision_on_each_prefix(tmp_path: Path) -> None:
     places = [("b", 3, "ram"), ("a", 3, "recompute"), ("a", 3, "disk"), ("a", 2, "ram")]
     for branch, stages, place in places:
         decision = {"branch": branch, "stages": stages, "split": "val", "place": place}
-        number = study.ask().number
+        number = study.claim(MANY).number
         study.remember(number, prefixes=[decision])
     found = [(d["branch"], d["stages"], d["place"]) for d in status(study)["prefixes"]]
     assert found == [("a", 2, "ram"), ("a", 3, "disk"), ("b", 3, "ram")]

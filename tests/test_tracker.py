@@ -79,9 +79,9 @@ def test_a_study_with_a_trial_is_read_back(tracker):
     study = tracker.open_study("whole", {"seed": "7"}, {"direction": "maximize"})
     params = {"merge.topology": "parallel", "unfreeze.depth": "2"}
     trial = study.child("7 gated(a+b) d2", params, {"fuse_search.trial": "7"})
-    trial.log({"val/loss": 0.5, "val/mean_accuracy": 0.25}, step=1)
-    trial.log({"val/loss": float("nan"), "val/mean_accuracy": float("inf")}, step=2)
-    trial.log({"val/loss": 0.125}, step=3)
+    trial.log({"val/loss": 0.5, "val/mean_accuracy": 0.25}, 1, 5.0)
+    trial.log({"val/loss": float("nan"), "val/mean_accuracy": float("inf")}, 2, 6.0)
+    trial.log({"val/loss": 0.125}, 3, 7.0)
     trial.end("FAILED")
     study.end()
 
@@ -102,10 +102,10 @@ def test_a_study_with_a_trial_is_read_back(tracker):
     assert child.data.metrics == {"val/loss": 0.125, "val/mean_accuracy": 0.25}
 
 
-def test_opening_again_finds_the_same_study(tracker):
+def test_opening_again_finds_the_same_study(tracker, tmp_path):
     first = tracker.open_study("again", {"trials": "6"})
     first.end()
-    second = Tracker(tracker.uri, Path("unused")).open_study(
+    second = Tracker(tracker.uri, tmp_path).open_study(
         "again", {"trials": "10", "late": "1"}, {"x": "2"}
     )
     assert second.run_id == first.run_id
@@ -142,7 +142,7 @@ def test_every_epoch_is_there_once_however_long_epochs_are(tracker, monkeypatch)
         monkeypatch.setattr("fuse_search.tracker.run.TOGETHER", seconds)
         run = study.child("0", {})
         for epoch in range(5):
-            run.log({"val/loss": 1.0 / (epoch + 1), "val/acc": epoch / 4}, epoch)
+            run.log({"val/loss": 1.0 / (epoch + 1), "val/acc": epoch / 4}, epoch, time.time())
         study.flush()
         before = points(tracker, run, "val/acc")
         run.end("KILLED")
@@ -158,7 +158,7 @@ def test_a_study_ends_after_all_below_it(tracker):
     runs = [study.child(str(number), {"n": str(number)}) for number in range(4)]
     for run in runs:
         run.files({"slow.png": lambda: time.sleep(0.05) or Image.new("L", (1, 1))})
-        run.log({"x": 1.0})
+        run.log({"x": 1.0}, 0, time.time())
         run.end()
     study.end()
     stored = [tracker.client.get_run(run.run_id) for run in runs]
@@ -202,9 +202,9 @@ def test_a_copy_has_curves_and_artifacts_of_a_run_that_was_still_being_written(t
     study, other = tracker.open_study("copies", {}), tracker.open_study("copies", {})
     first, second = study.child("0", {}), other.child("1", {})
     second.text("spec.yaml", "its own")
-    second.copy(first.run_id)
-    first.log({"val/loss": 0.5}, 0)
-    first.log({"val/loss": 0.25}, 1)
+    second.copy(lambda: first)
+    first.log({"val/loss": 0.5}, 0, 1.0)
+    first.log({"val/loss": 0.25}, 1, 2.0)
     first.text("spec.yaml", "another's")
     first.files({"slow.png": lambda: time.sleep(0.5) or Image.new("L", (1, 1))})
     first.text("environment.json", "{}")
@@ -294,6 +294,16 @@ def test_a_models_signature(tracker):
     ]
 
 
+def test_a_model_that_is_logged_again_takes_the_place_of_the_first(tracker):
+    run = tracker.open_study("models again", {}).child("0", {})
+    first, second = (run.model(TwoHeads(), torch.rand(2, 1, 4, 4)) for _ in range(2))
+    assert first == second
+    found = tracker.client.search_logged_models([run.experiment_id])
+    assert [f"models:/{model.model_id}" for model in found] == [first]
+    outputs = tracker.client.get_run(run.run_id).outputs.model_outputs
+    assert [output.model_id for output in outputs] == [found[0].model_id]
+
+
 @pytest.mark.parametrize("network", [Branching(), FixedBatch()])
 def test_what_cannot_be_exported_is_pickled_and_says_so(tracker, network):
     import mlflow
@@ -328,12 +338,14 @@ print(study.run_id)
     assert len(set(printed)) == 1
     assert not any("INFO" in text for text in complaints)
     assert not list(elsewhere.iterdir())
-    assert sorted(p.name for p in (tmp_path / "results").iterdir()) == ["artifacts", "mlflow.db"]
+    left = {p.name for p in (tmp_path / "results").iterdir()}
+    assert left - {"mlflow.lock"} == {"artifacts", "mlflow.db"}
 
     client = Tracker(None, tmp_path / "results").client
     experiment = client.get_experiment_by_name("s").experiment_id
     children = client.search_runs([experiment], "tags.`fuse_search.kind` = 'trial'")
     assert {run.info.run_name for run in children} == {"0", "1", "2"}
+    assert len(client.search_runs([experiment], "tags.`fuse_search.kind` = 'study'")) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from fuse_search.data import Data, Target
 from fuse_search.data.batches import Rows
 from fuse_search.errors import InputError
 from fuse_search.nets.topology import fit_weights
+from fuse_search.shared import open_shared
 from fuse_search.spec import DataSpec
 from fuse_search.train.loop import measure, predict
 from fuse_search.trial import (
@@ -12,7 +13,6 @@ from fuse_search.trial import (
     alone,
     digest,
     identity,
-    open_shared,
     pretraining,
     solo_state,
     trained,
@@ -42,7 +42,7 @@ def counted(tmp_path):
 
 
 def files(shared):
-    return sorted(shared.solos.glob("*")) if shared.solos.exists() else []
+    return sorted(shared.solos.glob("*.safetensors")) if shared.solos.exists() else []
 
 
 def finish(given, shared):

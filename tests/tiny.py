@@ -7,11 +7,11 @@ import torch
 
 from fuse_search.data import Data, Target
 from fuse_search.nets.merged import Merged, build
+from fuse_search.shared import Shared
 from fuse_search.spec import Choice, TrialSpec
-from fuse_search.train.loop import Epoch, fit
+from fuse_search.train.loop import Epoch, Training
 from fuse_search.train.plan import Plan
 from fuse_search.train.prefixes import Prefixes
-from fuse_search.trial import Shared
 
 CPU = torch.device("cpu")
 
@@ -75,7 +75,7 @@ def fitted(
     network: Merged, given: TrialSpec, data: Data, device: torch.device = CPU
 ) -> Iterator[Epoch]:
     """Train a network with nothing stored."""
-    return fit(network, given, Plan(Prefixes(data, device), network, given))
+    return Training(network, given, Plan(Prefixes(data, device), network, given)).epochs()
 
 
 def shared(data: Data, folder: Path, **cache) -> Shared:

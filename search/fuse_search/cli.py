@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 a fault of ours; 2 the input is wrong; 130 interrupted and
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -17,11 +18,19 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from .errors import InputError, StudyStopped, TrialError, masked
+from .errors import (
+    InputError,
+    Preempted,
+    StoreUnreachable,
+    StudyStopped,
+    TrialError,
+    masked,
+)
 from .version import VERSION
 
 # torch, optuna and mlflow take seconds to import: every verb imports what it needs when it runs.
 
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 SIZES = {"": 1, "B": 1} | {f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGT")}
 
 
@@ -71,6 +80,13 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 @_options(SPACE, SET, RESULTS, STORAGE, TRACKING, DEVICE, BUDGET)
 @click.option(
     "--trials", type=click.IntRange(1), help="Finished trials that there shall be in all."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Processes that train at once; GPUs are dealt out to them.",
 )
 @click.version_option(VERSION)
 @click.pass_context
@@ -170,7 +186,8 @@ def _existing(space: str, overrides: tuple[str, ...], results: str, storage: str
         where = masked(storage) if storage else results
         raise InputError(f"there is no study {checked.study!r} in {where} yet")
     checked.refuse_other(begun.get("space", {}))
-    return studies.open_study(url, checked.study, checked.search, 0, 1)
+    folder = Path(results) / checked.study
+    return studies.open_study(url, checked.study, checked.search, 0, 1, folder)
 
 
 @cli.command()
@@ -200,6 +217,16 @@ def ui(results: str, tracking_uri: str | None, port: int) -> None:
     from .ui import serve_ui
 
     serve_ui(tracking_uri, Path(results), port)
+
+
+@cli.command(hidden=True)
+def worker() -> None:
+    """Be a worker of the process that started this one."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it has begun, there is nothing to save
+    from .launch import work_for
+
+    out, sys.stdout = sys.stdout, sys.stderr  # what libraries print is none of ours
+    work_for(sys.stdin, out)
 
 
 @cli.command()
@@ -245,12 +272,18 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
-    except (StudyStopped, TrialError) as error:
+    except (StudyStopped, StoreUnreachable, TrialError) as error:
         click.echo(str(error), err=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"stopped: {place}{error.strerror}; the same command continues", err=True)
         sys.exit(1)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
+    except (Preempted, KeyboardInterrupt, click.Abort):
         click.echo("interrupted; the same command continues", err=True)
         sys.exit(130)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -14,6 +15,18 @@ class InputError(Exception):
 
 class TrialError(Exception):
     """One trial can't be built or trained: its text is the reason that is recorded."""
+
+
+class Preempted(Exception):
+    """A training was asked to stop, and did so with its state saved."""
+
+
+class LeaseLost(Exception):
+    """Another worker has taken over what this one was working at, which has to stop unwritten."""
+
+
+class StoreUnreachable(Exception):
+    """A study's storage or MLflow's store could not be reached for too long; it is named."""
 
 
 class StudyStopped(Exception):
@@ -28,6 +41,11 @@ def nearest(name: Any, names: Iterable[str]) -> str:
     known = list(by_lower.values())
     listed = ", ".join(known[:12]) + (f", … ({len(known)} in all)" if len(known) > 12 else "")
     return f"; there is {listed}" if known else ""
+
+
+def warn(text: str) -> None:
+    """Tell a person something beside what is printed for programs to read."""
+    print(text, file=sys.stderr)
 
 
 def masked(text: str) -> str:

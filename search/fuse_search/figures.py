@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -131,4 +130,6 @@ def _ticks(low: float, high: float) -> list[float]:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib  # for its font; it wants to know first where its cache may be
+
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)

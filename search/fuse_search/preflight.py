@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,11 +17,12 @@ from .errors import InputError, TrialError
 from .identity import checkpoint_contents
 from .nets.branch import Branch
 from .nets.merged import join, tapped
+from .shared import Shared, open_shared
 from .space import Categorical, Space
 from .spec import Choice, Merge, TrialSpec
 from .suggest import Corner, suggest
 from .train.optim import make_optimizer
-from .trial import Shared, open_shared
+from .train.planner import Place
 
 # What building from a wrong spec raises; torch says with the last two that shapes don't fit.
 FAULTS = (InputError, TrialError, RuntimeError, ValueError)
@@ -37,7 +39,11 @@ class Preflight:
 
 
 def preflight(
-    space: Space, device: str | None, results: Path, cache_budget: int | None = None
+    space: Space,
+    device: str | None,
+    results: Path,
+    cache_budget: int | None = None,
+    sharing: Mapping[Place, int] = MappingProxyType({}),
 ) -> Preflight:
     """Load the rows and build the smallest and the largest network of every way of merging.
 
@@ -47,7 +53,7 @@ def preflight(
     corners = dict(_corners(space))
     some = next(iter(corners.values()))
     try:
-        shared = open_shared(some, device, results, cache_budget)
+        shared = open_shared(some, device, results, cache_budget, sharing)
     except InputError as error:
         raise InputError(_located(space, ("data", "source"), error)) from None
     whole = some.model_copy(update={"merge": Merge(use=tuple(some.branches))})

@@ -1,9 +1,16 @@
-"""What is shown while a study runs: a live line on a terminal, plain lines elsewhere."""
+"""What is shown while a study runs: a live line on a terminal, plain lines elsewhere.
+
+A worker that was started by another process tells that one, which shows it for all its workers.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import time
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
@@ -43,8 +50,11 @@ class Progress:
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        """Print one line above the live one."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        """Print one line above the live one. Raises KeyboardInterrupt when nobody reads it."""
+        try:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        except (BrokenPipeError, SystemExit):  # as of `| head`, to which rich says SystemExit
+            raise KeyboardInterrupt from None
 
     def begin(self, done: int, total: int, best: float | None) -> None:
         """Count from here on."""
@@ -57,10 +67,9 @@ class Progress:
         shown = f" {value:.4f}" if value is not None else ""
         self._show("trials", f"{name}: epoch {number + 1}/{epochs}{shown}")
 
-    def end(self, name: str, how: str, value: float | None, best: float | None) -> None:
-        """A trial was finished."""
-        self.best = best
-        self.done += 1
+    def end(self, name: str, how: str, value: float | None, best: float | None, done: int) -> None:
+        """A trial was finished; `done` are so many now, whoever did them."""
+        self.best, self.done = best, done
         score = f"{value:.4f}" if value is not None else "–"
         so_far = f"best {best:.4f}" if best is not None else "no best yet"
         count = f"[{self.done:>{len(str(self.total))}}/{self.total}]"
@@ -85,3 +94,46 @@ class Progress:
             total=self.total or None,
             note=best + note + left,
         )
+
+
+class Events:
+    """The same as lines of JSON, `[method, arguments]`, which `replay` hands to a Progress."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def say(self, text: str) -> None:
+        self._tell("say", text)
+
+    def epoch(self, name: str, number: int, epochs: int, value: float | None) -> None:
+        self._tell("epoch", name, number, epochs, value)
+
+    def end(self, name: str, how: str, value: float | None, best: float | None, done: int) -> None:
+        self._tell("end", name, how, value, best, done)
+
+    def stopped(self, error: Exception) -> None:
+        """The last words of a worker that stops the whole study."""
+        self._tell("stopped", type(error).__name__, str(error))
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        try:
+            print(json.dumps([method, arguments]), file=self._out, flush=True)
+        except BrokenPipeError:  # who listened has died, which is no fault of a training
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
+
+
+def replay(line: str, progress: Progress) -> None:
+    """Show what a line of Events says; any other line as it is."""
+    show: dict[str, Callable[..., None]] = {
+        "say": progress.say,
+        "epoch": progress.epoch,
+        "end": progress.end,
+    }
+    try:
+        method, arguments = json.loads(line)
+        show[method](*arguments)
+    except (ValueError, TypeError, KeyError):
+        progress.say(line)
+
+
+Shown = Progress | Events

@@ -13,7 +13,13 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field
 
-Count = Annotated[int, Ge(1)]
+# The upper limits refuse what no machine could do, before it is tried.
+Count = Annotated[int, Ge(1), Le(1_000_000)]
+Epochs = Annotated[int, Ge(1), Le(10_000)]
+Several = Annotated[int, Ge(2), Le(1_000_000)]
+Few = Annotated[int, Ge(1), Le(64)]
+Side = Annotated[int, Ge(1), Le(2048)]
+Width = Annotated[int, Ge(1), Le(8192)]
 Whole = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
@@ -82,7 +88,7 @@ class Record(BaseModel):
 class DataSpec(Record):
     source: Source
     """Where the rows come from: multidigits, torchvision:NAME or folder, with its options."""
-    image_size: Count | None = None
+    image_size: Side | None = None
     """Height and width of the images in pixels; left out: as the source has them."""
 
 
@@ -112,7 +118,7 @@ class BranchSpec(Record):
     """none, solo, a torchvision weights name (IMAGENET1K_V1, DEFAULT) or a checkpoint file."""
     input: str = "image"
     """The input of the data that this branch reads."""
-    size: Count | None = None
+    size: Side | None = None
     """Height and width to which this branch resizes its input; left out: no resizing."""
 
 
@@ -138,7 +144,7 @@ class Losses(Record):
 
 
 class Train(Record):
-    epochs: Count = 6
+    epochs: Epochs = 6
     """How often the training rows are seen."""
     batch_size: Count = 64
     """Rows per step."""

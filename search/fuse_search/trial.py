@@ -9,8 +9,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,144 +22,48 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
-from .data import Data, load
+from .alone import alone, pretraining
 from .data.batches import Rows
-from .errors import InputError
+from .errors import InputError, LeaseLost, Preempted, StoreUnreachable, TrialError
 from .identity import identity
+from .leases import Lease
 from .nets.branch import Branch
 from .nets.freeze import depths_at
-from .nets.merged import Merged, build_branch, build_ensemble, join, tapped
+from .nets.merged import Merged, build_ensemble, join, tapped
 from .nets.topology import Ensemble, fit_weights
-from .nets.weights import load_state, save_state, solo
-from .spec import Choice, Losses, Merge, TrialSpec, Unfreeze
-from .train.loop import Epoch, classes_of, fit, measure, predict
+from .nets.weights import load_state, save_state
+from .shared import Shared
+from .spec import TrialSpec
+from .train.checkpoint import Checkpoints
+from .train.loop import Epoch, Training, classes_of, measure, predict
 from .train.plan import Plan
 from .train.planner import Decision
-from .train.prefixes import Prefixes
 from .version import VERSION
-from .written import written
 
-Watch = Callable[[TrialSpec, Epoch], None]
-
-
-@dataclass
-class Shared:
-    """What all trials of one worker share: rows, device, branches, and what is done once."""
-
-    data: Data
-    device: torch.device
-    solos: Path
-    """Folder of the trainings that are done once; its files are named by their content."""
-    prefixes: Prefixes
-    """Values of frozen stages."""
-    watch: Watch = lambda spec, epoch: None
-    """Told after every epoch of a training that is done once."""
-    _branches: dict[str, Branch] = field(default_factory=dict)
-
-    def untrained(self, spec: TrialSpec, name: str) -> Branch:
-        """This branch with all its stages, as it is before any training; not to be changed."""
-        content = json.dumps([name, spec.seed, written(spec.branches[name])])
-        if content not in self._branches:
-            whole = spec.model_copy(update={"merge": Merge(use=(name,))})
-            built = build_branch(name, whole, self.data)
-            # Convolutions and pooling are faster so, on a GPU and on a CPU.
-            self._branches[content] = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return self._branches[content]
-
-    def branch(self, spec: TrialSpec, name: str) -> Branch:
-        """This branch up to its tap, with the weights that trials start from.
-
-        The stages that the spec trains are a copy; the others belong to all trials.
-        """
-        start = self.untrained(spec, name)
-        if spec.branches[name].weights.name == "solo":
-            content = digest(pretraining(spec, name), self)
-            if content not in self._branches:
-                start = copy.deepcopy(start)
-                start.load(solo_state(spec, name, self))
-                self._branches[content] = start
-            start = self._branches[content]
-        branch = tapped(start.twin(), name, spec)
-        stages, unfreeze = {name: len(branch.stages)}, spec.unfreeze
-        depths = [
-            depths_at(unfreeze.schedule, unfreeze.depth, stages, epoch)[name]
-            for epoch in range(spec.train.epochs)
-        ]
-        return branch.twin(trained=max(depths))
-
-
-def open_shared(
-    spec: TrialSpec, device: str | None, results: Path, cache_budget: int | None = None
-) -> Shared:
-    """Load the rows, hold them on the device when they fit, and check the tasks against them.
-
-    `device` is a torch device string; None means CUDA when there is one. Branches trained alone
-    go to `results/solo`, values of frozen stages to `results/cache`: of these at most
-    `cache_budget` bytes; None: a share of what is free.
-
-    Raises:
-        InputError: the rows can't be loaded, or a task doesn't fit them.
-    """
-    chosen = _device(device)
-    data = _fitted(load(spec.data, spec.seed), spec)
-    if chosen.type != "cuda" or data.nbytes < torch.cuda.mem_get_info(chosen)[0] / 2:
-        data = data.to(chosen)
-    prefixes = Prefixes(data, chosen, results / "cache", cache_budget)
-    return Shared(data, chosen, results / "solo", prefixes)
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if device.type not in ("cpu", "cuda", "mps", "xpu"):
-            raise RuntimeError("must be cpu, cuda, cuda:1, mps or xpu")
-        torch.empty(0, device=device)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: can't be used here: {reason}") from None
-    return device
-
-
-def _fitted(data: Data, spec: TrialSpec) -> Data:
-    """The data with its targets as the tasks want them."""
-    targets = {}
-    for name, task in spec.tasks.items():
-        if name not in data.targets:
-            there = ", ".join(data.targets)
-            raise InputError(f"tasks.{name}: the data has no such target; it has {there}")
-        target = data.targets[name]
-        if task.type == "regression":
-            target = target.as_number()
-        elif target.classes is None:
-            raise InputError(f"tasks.{name}.type: classification needs classes, found numbers")
-        elif task.classes not in (None, len(target.classes)):
-            found = len(target.classes)
-            raise InputError(
-                f"tasks.{name}.classes: must be {found}, as the data has, found {task.classes}"
-            )
-        targets[name] = target
-    return Data(data.inputs, targets, data.splits, data.digest)
+EVERY = 300.0  # seconds of an epoch after which it is saved in its middle
+DEATHS = 5
+"""After so many processes that came to no further checkpoint, a training is at fault itself."""
 
 
 class Trial:
     """A spec made real: its network, its cost, and its training.
+
+    parts: in how many parts each batch goes through the network, to need less memory.
 
     Raises (when made):
         InputError: something that the spec names isn't there or doesn't fit the data.
         TrialError: the parts of this trial don't fit each other.
     """
 
-    def __init__(self, spec: TrialSpec, shared: Shared) -> None:
-        self.spec, self.shared = spec, shared
+    def __init__(self, spec: TrialSpec, shared: Shared, parts: int = 1) -> None:
+        self.spec, self.shared, self._parts = spec, shared, parts
         self.joins_outputs = spec.merge.topology.name == "ensemble"
         network: Merged | Ensemble
         if self.joins_outputs:
             members = {n: trained(alone(spec, n), shared)[0].network for n in spec.merge.use}
             network = build_ensemble(spec, members)
         else:
-            branches = {name: shared.branch(spec, name) for name in spec.merge.use}
+            branches = {name: branch_of(spec, name, shared) for name in spec.merge.use}
             network = join(spec, shared.data, branches)
         network.to(shared.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: Merged | Ensemble = network
@@ -178,15 +85,67 @@ class Trial:
             "flops": flops,
         }
 
-    def epochs(self) -> Iterator[Epoch]:
-        """Train and yield after every epoch; an ensemble has one, in which nothing is trained."""
+    def epochs(self, checkpoints: Checkpoints | None = None) -> Iterator[Epoch]:
+        """Train and yield after every epoch; an ensemble has one, in which nothing is trained.
+
+        With checkpoints, goes on from the last one: the epochs up to there come first, at once.
+
+        Raises:
+            Preempted: it was asked to stop; what was trained is saved.
+            TrialError: the loss is no longer a finite number, or process after process died of it.
+        """
         if isinstance(self.network, Ensemble):
-            yield Epoch(0, self._joined(self.network), {}, 0.0)
+            yield Epoch(0, self._joined(self.network), {}, 0.0, time.time())
         elif isinstance(self.network, Merged):
             self._plan = Plan(self.shared.prefixes, self.network, self.spec)
-            for epoch in fit(self.network, self.spec, self._plan):
+            training = Training(self.network, self.spec, self._plan, self._parts)
+            yield from (
+                self._train(training)
+                if checkpoints is None
+                else self._resume(training, checkpoints)
+            )
+
+    def _train(self, training: Training) -> Iterator[Epoch]:
+        for epoch in training.epochs():
+            assert epoch is not None
+            self._outputs = epoch.outputs
+            yield epoch
+
+    def _resume(self, training: Training, checkpoints: Checkpoints) -> Iterator[Epoch]:
+        """The same with checkpoints: after every epoch, every few minutes, and at a stop."""
+        of, fence = digest(self.spec, self.shared), 0
+        state = checkpoints.load()
+        if state and state.about["of"] == of:  # and not of a study that was begun anew
+            training.load(state)
+            fence = state.about["fence"]
+            yield from training.history
+        if checkpoints.start(fence) >= DEATHS:
+            raise TrialError(f"{DEATHS} processes died of its epoch {training.epoch + 1}")
+
+        def save() -> Future[None]:
+            state = training.state()
+            state.about.update({"of": of, "fence": checkpoints.fence})
+            return checkpoints.save(state)
+
+        saved, writing, stop = time.monotonic(), Future[None](), self.shared.stop
+        writing.set_result(None)
+        going_on = training.epochs(lambda: stop() or time.monotonic() - saved > EVERY)
+        while training.epoch < self.spec.train.epochs:
+            if not training.batch:
+                checkpoints.begin()
+            try:
+                epoch = next(going_on)
+            except Preempted:  # before the first step
+                wait([save()])
+                raise
+            wait([writing])  # or states would pile up where writing is slow
+            saved, writing = time.monotonic(), save()
+            if epoch is not None:
                 self._outputs = epoch.outputs
-                yield epoch
+                yield replace(epoch, saved=writing)
+            if stop():
+                wait([writing])  # where the disk is full, the one before it stands
+                raise Preempted
 
     @property
     def decisions(self) -> list[Decision]:
@@ -197,7 +156,7 @@ class Trial:
         """The last epoch's outputs on the validation rows, by task; an ensemble's as measured."""
         if not self._outputs:
             rows = Rows.of_inputs(self.shared.data, "val", self.shared.device)
-            self._outputs = predict(self.network, self.spec, rows)
+            self._outputs = predict(self.network, self.spec, rows, self._parts)
         return self._outputs
 
     def confusion(self) -> dict[str, np.ndarray]:
@@ -250,34 +209,26 @@ class _Members(nn.Module):
         return {task: each.transpose(0, 1) for task, each in self.ensemble.each(inputs).items()}
 
 
-def alone(spec: TrialSpec, name: str) -> TrialSpec:
-    """One branch alone on all tasks, from its weights, wholly trained, with `solo`'s settings."""
-    return spec.model_copy(
-        update={
-            "branches": {name: spec.branches[name]},
-            "merge": Merge(
-                use=(name,),
-                topology=Choice(
-                    name="parallel",
-                    options={"fusion": Choice(name="concat", options={"width": None})},
-                ),
-            ),
-            "unfreeze": Unfreeze(),
-            "losses": Losses(),
-            "train": spec.solo,
-        }
-    )
+def branch_of(spec: TrialSpec, name: str, shared: Shared) -> Branch:
+    """This branch up to its tap, with the weights that trials start from.
 
-
-def pretraining(spec: TrialSpec, name: str) -> TrialSpec:
-    """What `weights: solo` trains: the branch alone, from its start, on the tasks that it names."""
-    branch = spec.branches[name]
-    wanted = solo(**branch.weights.options)
-    update = {
-        "tasks": {task: spec.tasks[task] for task in wanted.tasks or spec.tasks},
-        "branches": {name: branch.model_copy(update={"weights": wanted.start})},
-    }
-    return alone(spec, name).model_copy(update=update)
+    The stages that the spec trains are a copy; the others belong to all trials.
+    """
+    start = shared.untrained(spec, name)
+    if spec.branches[name].weights.name == "solo":
+        content = digest(pretraining(spec, name), shared)
+        if content not in shared.branches:
+            start = copy.deepcopy(start)
+            start.load(solo_state(spec, name, shared))
+            shared.branches[content] = start
+        start = shared.branches[content]
+    branch = tapped(start.twin(), name, spec)
+    stages, unfreeze = {name: len(branch.stages)}, spec.unfreeze
+    depths = [
+        depths_at(unfreeze.schedule, unfreeze.depth, stages, epoch)[name]
+        for epoch in range(spec.train.epochs)
+    ]
+    return branch.twin(trained=max(depths))
 
 
 def solo_state(spec: TrialSpec, name: str, shared: Shared) -> dict[str, Tensor]:
@@ -288,21 +239,71 @@ def solo_state(spec: TrialSpec, name: str, shared: Shared) -> dict[str, Tensor]:
 
 
 def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
-    """This spec's trial with its network trained, now or once before, and all its epochs."""
-    file = shared.solos / f"{digest(spec, shared)}.safetensors"
-    trial = Trial(spec, shared)
+    """This spec's trial with its network trained, now or once before, and all its epochs.
+
+    Of several workers one trains, and the others wait for it; another one goes on where it was
+    stopped, killed, or away for too long.
+
+    Raises:
+        Preempted: it was asked to stop; what was trained is saved.
+    """
+    name = digest(spec, shared)
+    file, trial = shared.solos / f"{name}.safetensors", Trial(spec, shared)
+    with suppress(InputError):  # it isn't there, or is damaged
+        if name not in shared.leases.all():
+            return trial, _kept(trial, file)
+    lease = _turn(name, f"{'+'.join(spec.merge.use)} alone", shared)
+    checkpoints = Checkpoints(file.with_suffix(".parts"), lease.fence, lease.held)
     try:
-        state, metadata = load_state(file)
-        trial.network.load_state_dict(state)
-        return trial, [Epoch(**epoch) for epoch in json.loads(metadata["epochs"])]
-    except InputError:  # it isn't there, or is damaged
-        history = []
-    for epoch in trial.epochs():
-        shared.watch(spec, epoch)
-        history.append(epoch)
-    about = json.dumps([asdict(replace(epoch, outputs={})) for epoch in history])
-    save_state(file, trial.network.state_dict(), {"epochs": about})
+        try:  # another worker may have done it
+            history = _kept(trial, file)
+        except InputError:
+            history = list(_once(trial, checkpoints, lease))
+            about = [asdict(replace(epoch, outputs={}, saved=None)) for epoch in history]
+            lease.check()
+            save_state(file, trial.network.state_dict(), {"epochs": json.dumps(about)})
+        checkpoints.clear()
+        lease.end()
+    except LeaseLost:  # to another worker, which has it now or is done
+        return trained(spec, shared)
+    except (Preempted, StoreUnreachable):
+        raise
+    except Exception:  # its own fault, which whoever comes next shall meet anew
+        checkpoints.clear()
+        lease.end()
+        raise
+    finally:
+        lease.release()  # unless it was ended
+        shared.leases.close()
     return trial, history
+
+
+def _once(trial: Trial, checkpoints: Checkpoints, lease: Lease) -> Iterator[Epoch]:
+    """Train. Raises LeaseLost when another worker has taken it over."""
+    for epoch in trial.epochs(checkpoints):
+        lease.check()
+        trial.shared.watch(trial.spec, epoch)
+        yield epoch
+
+
+def _turn(name: str, what: str, shared: Shared) -> Lease:
+    """Wait until no other worker is at this training."""
+    said = False
+    while not (lease := shared.leases.take(name)):
+        if shared.stop():
+            raise Preempted
+        if not said:
+            shared.say(f"waiting for another worker that trains {what}")
+        said = True
+        time.sleep(0.5)
+    return lease
+
+
+def _kept(trial: Trial, file: Path) -> list[Epoch]:
+    """Give a trial's network the weights in a file; the epochs that led there."""
+    state, metadata = load_state(file)
+    trial.network.load_state_dict(state)
+    return [Epoch(**epoch) for epoch in json.loads(metadata["epochs"])]
 
 
 def digest(spec: TrialSpec, shared: Shared) -> str:

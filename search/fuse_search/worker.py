@@ -1,43 +1,48 @@
-"""The loop of a worker: ask, run the trial, log, tell."""
+"""The loop of a worker: claim a trial, train it, log, tell."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
-import traceback
-from dataclasses import asdict, dataclass, field
-from functools import cache, partial
-from importlib.metadata import version
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import wait
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from .errors import StudyStopped, TrialError
-from .figures import confusion, curves
+from .baselines import Baselines
+from .errors import LeaseLost, Preempted, StoreUnreachable, StudyStopped
+from .faults import Fault
 from .identity import identity
+from .logged import describe, finish, plain
 from .nets.weights import save_state
 from .preflight import Preflight
-from .progress import Progress
+from .progress import Shown
 from .space import Space
-from .spec import Choice, Losses, Merge, TrialSpec, Unfreeze
-from .study import Row, Study
-from .suggest import Corner, parameters, suggest, to_yaml
+from .spec import TrialSpec
+from .stop import Stop
+from .study import Claim, Row, Study
+from .suggest import Suggester, parameters, suggest, to_yaml
 from .tracker import Run
+from .train.checkpoint import Checkpoints
 from .train.loop import Epoch
-from .train.planner import Decision
-from .trial import Trial, alone, trained
-from .version import VERSION
+from .trial import Trial
 from .written import written
 
-FAILURES_IN_A_ROW = 5
+IN_A_ROW = {"failed": 5, "infeasible": 20}
+"""After so many trials that ended so, and none that finished, more would only burn the budget; a
+sampler takes a while to learn what fits."""
+PARTS = 4
+"""In how many parts a batch goes through the network after it was too large as a whole."""
 
 
 @dataclass
 class Worker:
-    """Runs the trials of one study, one after the other."""
+    """Runs trials of one study, one after the other, beside any number of others."""
 
     space: Space
     ready: Preflight
@@ -45,123 +50,168 @@ class Worker:
     parent: Run
     folder: Path
     """Where the study's checkpoints go."""
-    progress: Progress
-    reasons: list[str] = field(default_factory=list)
-    """Why the last trials failed, since one didn't."""
+    progress: Shown
+    stop: Stop
+    reasons: dict[str, list[str]] = field(default_factory=lambda: {how: [] for how in IN_A_ROW})
+    """Why the last trials failed, or were infeasible, since one finished."""
 
     def __post_init__(self) -> None:
         self.target = f"val/{self.study.target}"
-        self.ready.shared.watch = self._watch
-        self.ready.shared.prefixes.say = self.progress.say
-
-    def baselines(self) -> None:
-        """Train each branch alone and evaluate the plain ensembles, once in a study."""
-        done = {found["name"]: found for found in self.study.attributes.get("baselines", [])}
-        for name, spec in baselines(self.space):
-            if name in done:
-                continue
-            run = self.parent.child(name, parameters(self.space, spec), kind="baseline")
-            kind = "ensemble" if spec.merge.topology.name == "ensemble" else "alone"
-            about = {"name": name, "kind": kind, "run": run.run_id, "metrics": {}, "seconds": 0.0}
-            try:
-                done[name] = about | self._baseline(name, spec, run)
-                run.end("FINISHED")
-            except (KeyboardInterrupt, SystemExit):
-                run.end("KILLED")
-                raise
-            except Exception as error:
-                fault = _Fault.of(error)
-                fault.log(run)
-                self.progress.say(f"baseline {name} failed: {fault.reason}")
-                done[name] = about | {"reason": fault.reason}
-            self.study.note("baselines", list(done.values()))
-        self.parent.flush()
-
-    def _baseline(self, name: str, spec: TrialSpec, run: Run) -> dict[str, Any]:
-        if spec.merge.topology.name == "ensemble":
-            trial = Trial(spec, self.ready.shared)
-            history = list(trial.epochs())
-        else:
-            trial, history = trained(spec, self.ready.shared)
-        for epoch in history:
-            run.log(epoch.metrics, epoch.number)
-        run.log(trial.costs)
-        metrics = self._finish(run, trial, history)
-        self.progress.say(f"baseline {name:<45} {metrics[self.target]:>18.4f}")
-        return {"metrics": metrics, "seconds": sum(epoch.seconds for epoch in history)}
+        shared = self.ready.shared
+        shared.watch = self._watch
+        shared.say = shared.prefixes.say = self.progress.say
+        shared.stop = shared.prefixes.stop = self.stop
+        self.study.tell_outages(self.progress.say)
+        self.parent.tell_outages(self.progress.say)
+        self.baselines = Baselines(self.space, self.ready, self.study, self.parent, self.progress)
 
     def work(self, total: int) -> None:
-        """Run trials until the study holds `total` finished ones in all.
+        """Do what nobody else does, until the study holds `total` finished trials in all.
 
         Raises:
+            Preempted: it was asked to stop; what was begun is saved, for whoever goes on.
             StudyStopped: the last trials all failed, and more would only burn the budget.
+            StoreUnreachable: Optuna's or MLflow's store was away for too long.
         """
-        best = self.study.best()
-        self.progress.begin(self.study.finished(), total, best.value if best else None)
-        while self.study.finished() < total and not self.study.exhausted:
-            if len(self.reasons) >= FAILURES_IN_A_ROW:
-                listed = "\n".join(f"  {reason}" for reason in dict.fromkeys(self.reasons))
-                raise StudyStopped(
-                    f"stopped: the last {len(self.reasons)} trials failed:\n{listed}"
-                )
-            self.one()
-        self.parent.flush()
+        while not self.stop():
+            self._stop_if_all_fail()
+            if self.baselines.one():
+                continue
+            if claim := self.study.claim(total, self._draw):
+                self.one(claim)
+            elif self.baselines.done() and self.study.settled(total):
+                self.parent.flush()
+                return
+            else:  # others are at the rest; should one of them die, somebody has to go on
+                self.stop.wait(1.0)
+        raise Preempted
 
-    def one(self) -> None:
-        """One trial, from asking to telling. Its own fault ends it, but never the study."""
-        asked = self.study.ask()
-        number, run = asked.number, None
-        fault: _Fault | None = None
+    def _stop_if_all_fail(self) -> None:
+        for how, reasons in self.reasons.items():
+            if len(reasons) >= IN_A_ROW[how]:
+                ended = "failed" if how == "failed" else f"were {how}"
+                listed = "\n".join(f"  {reason}" for reason in dict.fromkeys(reasons))
+                raise StudyStopped(f"stopped: the last {len(reasons)} trials {ended}:\n{listed}")
+
+    def _draw(self, trial: Suggester) -> None:
+        suggest(self.space, trial)
+
+    def one(self, claim: Claim) -> None:
+        """One trial, to its end. Its own fault ends it, but never the study."""
+        number, lease = claim.number, claim.lease
+        checkpoints = Checkpoints(self.folder / f"trial-{number}", lease.fence, lease.held)
+        if claim.row.state != "running" and not checkpoints.folder.exists():
+            lease.end()  # what was left is all that was left
+            return
+
+        def close() -> None:
+            checkpoints.clear()
+            lease.end()
+
+        run: Run | None = None
         try:
-            spec = suggest(self.space, asked)
-            run = self._announce(number, spec)
-            same = self._identity(spec)
-            known = self.study.known(same)
-            how, value = (
-                self._repeat(number, known, run) if known else self._train(number, spec, same, run)
-            )
-        except (KeyboardInterrupt, SystemExit):
-            self.study.interrupt(number, "interrupted")
-            if run:
-                run.end("KILLED")
+            checkpoints.open()
+            spec = suggest(self.space, claim.trial)
+            run = self._announce(claim, spec)
+            fault = self._to_its_end(claim, spec, run, checkpoints, close)
+        except LeaseLost:
+            self.progress.say(f"trial {number} was taken over while this worker was away")
+            return
+        except (Preempted, KeyboardInterrupt, SystemExit, StoreUnreachable):
+            release = partial(self.study.release, number)
+            if run:  # whoever goes on must find its last writes done
+                run.describe({}, {"state": "preempted"})
+                run.end("KILLED", release)
+            else:
+                release()
             raise
         except Exception as error:
-            fault = _Fault.of(error)  # its text only: the error itself holds on to memory
+            fault = Fault.of(error)  # its text only: the error itself holds on to memory
         if fault:
-            self._failed(number, run, fault)
-            return
-        assert run is not None
-        self.reasons.clear()
-        self.study.tell(number, how, value)
+            with suppress(LeaseLost):  # then it is no longer ours to end
+                self._failed(claim, run, fault, checkpoints, close)
+
+    def _to_its_end(
+        self,
+        claim: Claim,
+        spec: TrialSpec,
+        run: Run,
+        checkpoints: Checkpoints,
+        close: Callable[[], None],
+    ) -> Fault | None:
+        """Train a trial from where it stands, or find out that it is known, and tell."""
+        number, before = claim.number, claim.row
+        if before.state in ("failed", "infeasible"):  # told already, but its run was not ended
+            reason = before.attributes.get("reason", "not recorded")
+            return Fault(reason, lacking=int(before.state == "infeasible"))
+        same = self._identity(spec)
+        known = self.study.known(same)
+        # Where some epochs are there already, they go on: a run's curves are of one training.
+        repeated = known and known.number != number and not checkpoints.begun
+        if known and repeated:
+            how, value = self._repeat(number, known, run)
+        else:
+            self.study.remember(number, identity=same)
+            how, value = self._train(claim, spec, run, checkpoints)
+        for reasons in self.reasons.values():
+            reasons.clear()
+        if before.state == "running":
+            self.study.tell(number, how, value)
         run.describe({}, {"state": how})
-        run.end("FINISHED")
+        run.end("FINISHED", close)
+        self._keep_best()
         best = self.study.best()
-        self._keep_only(best)
+        note = f"same as {known.number}" if known and repeated else how
         name = f"{number} {describe(spec)}"
-        note = f"same as {known.number}" if known else how
-        self.progress.end(name, note, value, best.value if best else None)
+        self.progress.end(name, note, value, best.value if best else None, self.study.finished())
+        return None
+
+    def _announce(self, claim: Claim, spec: TrialSpec) -> Run:
+        """Note what this trial is, in the study and as a run, new or that of whoever had it."""
+        name, params = f"{claim.number} {describe(spec)}", parameters(self.space, spec)
+        tags = {"trial": str(claim.number)}
+        run = self.parent.child(
+            name, params, tags, again=claim.lease.fence > 1, held=claim.lease.held
+        )
+        self.study.remember(claim.number, name=name, spec=written(spec), params=params)
+        run.text("spec.yaml", to_yaml(spec))
+        return run
 
     def _identity(self, spec: TrialSpec) -> str:
         content = json.dumps(identity(spec, self.ready.stages))
         return hashlib.sha256(content.encode()).hexdigest()[:24]
 
-    def _announce(self, number: int, spec: TrialSpec) -> Run:
-        """Note what this trial is, in the study and as a new run."""
-        name, params = f"{number} {describe(spec)}", parameters(self.space, spec)
-        run = self.parent.child(name, params, {"trial": str(number)})
-        self.study.remember(number, name=name, spec=written(spec), params=params)
-        run.text("spec.yaml", to_yaml(spec))
-        return run
+    def _train(
+        self, claim: Claim, spec: TrialSpec, run: Run, checkpoints: Checkpoints
+    ) -> tuple[str, float]:
+        """Train, in smaller parts where memory is lacking; how the trial ended, and its value."""
+        parts = claim.row.attributes.get("parts", 1)
+        try:
+            return self._trained(claim, spec, run, checkpoints, parts)
+        except Exception as error:
+            fault = Fault.of(error)
+            if not fault.lacking or parts > 1:
+                raise
+        # Outside of the handler: the error would hold on to the network.
+        self._free_memory()
+        self.study.remember(claim.number, parts=PARTS)
+        self.progress.say(
+            f"trial {claim.number}: {fault.reason}; once more with batches in {PARTS} parts"
+        )
+        return self._trained(claim, spec, run, checkpoints, PARTS)
 
-    def _train(self, number: int, spec: TrialSpec, same: str, run: Run) -> tuple[str, float]:
-        """Train and log; gives how the trial ended and its value."""
-        trial, history, how = Trial(spec, self.ready.shared), [], "complete"
-        self.study.remember(number, identity=same)
-        run.log(trial.costs)
+    def _trained(
+        self, claim: Claim, spec: TrialSpec, run: Run, checkpoints: Checkpoints, parts: int
+    ) -> tuple[str, float]:
+        number = claim.number
+        trial, history, how = Trial(spec, self.ready.shared, parts), [], "complete"
+        run.log(trial.costs, 0, claim.began)
         name, epochs = f"{number} {describe(spec)}", spec.train.epochs
-        for epoch in trial.epochs():
+        unlogged: deque[Epoch] = deque()
+        for epoch in trial.epochs(checkpoints):
             history.append(epoch)
-            run.log(epoch.metrics, epoch.number)
+            unlogged.append(epoch)
+            self._log(run, unlogged)
             value = epoch.metrics[self.target]
             self.progress.epoch(name, epoch.number, epochs, value)
             if trial.joins_outputs:  # what isn't trained can't be compared epoch by epoch
@@ -169,128 +219,84 @@ class Worker:
             if self.study.report(number, epoch.number, value) and epoch.number + 1 < epochs:
                 how = "pruned"
                 break
-        metrics = self._finish(run, trial, history)
+        wait([epoch.saved for epoch in unlogged if epoch.saved])
+        self._log(run, unlogged)
+        metrics = finish(run, trial, history, self.study.target)
         self.study.remember(
-            number, run=run.run_id_if_any, metrics=metrics, prefixes=_plain(trial.decisions)
+            number,
+            metrics=metrics,
+            prefixes=plain(trial.decisions),
+            begun=checkpoints.begun,
         )
-        if how == "complete" and self.study.improves(value):
+        ended = Row(number, "complete", value, {"metrics": metrics}, {}, 0.0)
+        if how == "complete" and self.study.keeps(ended):
             about = {"spec": to_yaml(spec)}
-            save_state(self._checkpoint(number), trial.network.state_dict(), about)
+            save_state(self._network(number), trial.network.state_dict(), about)
         return how, value
+
+    def _log(self, run: Run, epochs: deque[Epoch]) -> None:
+        """Log those of these epochs, in order, that can no longer be lost."""
+        while epochs and (epochs[0].saved is None or epochs[0].saved.done()):
+            epoch = epochs.popleft()
+            run.log(epoch.metrics, epoch.number, epoch.at)
+            if fault := epoch.saved and epoch.saved.exception():
+                if not isinstance(fault, OSError):
+                    raise fault
+                self.progress.say(f"no checkpoint of epoch {epoch.number + 1} ({fault}); going on")
 
     def _repeat(self, number: int, known: Row, run: Run) -> tuple[str, float]:
         """Take the result of the trial that was the same, without training it again."""
         metrics = known.attributes["metrics"]
-        self.study.remember(
-            number, duplicate_of=known.number, metrics=metrics, run=run.run_id_if_any
-        )
+        self.study.remember(number, duplicate_of=known.number, metrics=metrics)
         for epoch, value in known.epochs.items():
             self.study.report(number, epoch, value)
-        if known.attributes["run"]:
-            run.copy(known.attributes["run"])
+        run.copy(lambda: self.parent.below(trial=str(known.number)))
         run.describe({}, {"duplicate_of": str(known.number)})
         return known.state, metrics[self.target]
 
-    def _finish(self, run: Run, trial: Trial, history: list[Epoch]) -> dict[str, float]:
-        """Log what belongs to a whole training, and give its last metrics and its costs."""
-        about = json.dumps(environment(self.ready.shared.device), indent=2)
-        files: dict[str, Any] = {"curves.png": partial(curves, history, self.study.target)}
-        for task, counts in trial.confusion().items():
-            classes = self.ready.shared.data.targets[task].classes or ()
-            files[f"confusion/{task}.png"] = partial(confusion, counts, classes, task)
-        decided = {"prefixes.json": json.dumps(_plain(trial.decisions), indent=2)}
-        run.files(files | {"environment.json": about} | (decided if trial.decisions else {}))
-        return history[-1].metrics | trial.costs
-
-    def _failed(self, number: int, run: Run | None, fault: _Fault) -> None:
+    def _failed(
+        self,
+        claim: Claim,
+        run: Run | None,
+        fault: Fault,
+        checkpoints: Checkpoints,
+        close: Callable[[], None],
+    ) -> None:
         """End a trial at its own fault."""
-        self.study.remember(number, reason=fault.reason)
-        self.study.tell(number, "failed")
+        state = "infeasible" if fault.lacking else "failed"
+        if claim.row.state == "running":
+            self.study.remember(claim.number, reason=fault.reason, begun=checkpoints.begun)
+            if fault.lacking:
+                self.study.infeasible(claim.number, "memory", fault.lacking)
+            else:
+                self.study.tell(claim.number, "failed")
         if run:
-            fault.log(run)
-        self.reasons.append(fault.reason)
-        self.progress.say(f"trial {number} failed: {fault.reason}")
+            fault.log(run, state)
+            run.end("FAILED", close)
+        else:
+            close()
+        if claim.row.state == "running":
+            self.reasons[state].append(fault.reason)
+        self.progress.say(f"trial {claim.number} {state}: {fault.reason}")
+        self._free_memory()
+
+    def _free_memory(self) -> None:
         if torch.cuda.is_available():
             self.ready.shared.prefixes.memory.clear()
             torch.cuda.empty_cache()
 
-    def _checkpoint(self, number: int) -> Path:
+    def _network(self, number: int) -> Path:
+        """Where a trial's network is kept."""
         return self.folder / f"{number}.safetensors"
 
-    def _keep_only(self, best: Row | None) -> None:
-        for file in self.folder.glob("*.safetensors"):
-            if best is None or file.stem != str(best.number):
-                file.unlink(missing_ok=True)
+    def _keep_best(self) -> None:
+        """Remove the networks of trials that ended and are not among those to keep."""
+        for file in self.folder.glob("[0-9]*.safetensors"):
+            with suppress(OSError):
+                if self.study.superseded(int(file.stem)):
+                    file.unlink(missing_ok=True)
 
     def _watch(self, spec: TrialSpec, epoch: Epoch) -> None:
         value = epoch.metrics.get(self.target)
         alone = f"{spec.merge.use[0]} alone on {'+'.join(spec.tasks)}"
         self.progress.epoch(alone, epoch.number, spec.train.epochs, value)
-
-
-@dataclass(frozen=True)
-class _Fault:
-    """Why a trial failed, and where in the code unless it is a reason that we know."""
-
-    reason: str
-    trace: str
-
-    @classmethod
-    def of(cls, error: Exception) -> _Fault:
-        text = (str(error).splitlines() or [""])[0]
-        if isinstance(error, TrialError):
-            return cls(text, "")
-        return cls(f"{type(error).__name__}: {text}", "".join(traceback.format_exception(error)))
-
-    def log(self, run: Run) -> None:
-        """End a run as failed, with the reason."""
-        if self.trace:
-            run.text("traceback.txt", self.trace)
-        run.describe({}, {"state": "failed", "reason": self.reason})
-        run.end("FAILED")
-
-
-def baselines(space: Space) -> list[tuple[str, TrialSpec]]:
-    """What the merged networks must beat: each branch alone, and the plain ensembles of all."""
-    some = suggest(space, Corner(high=False))
-    names = tuple(some.branches)
-    found = [(f"{name} alone", alone(some, name)) for name in names]
-    plain = {"unfreeze": Unfreeze(), "losses": Losses(), "train": some.solo}
-    for how in ("average", "fitted") if len(names) > 1 else ():
-        topology = Choice(name="ensemble", options={"weights": how})
-        merge = Merge(use=names, topology=topology)
-        found.append((f"ensemble {how}", some.model_copy(update={**plain, "merge": merge})))
-    return found
-
-
-def _plain(decisions: list[Decision]) -> list[dict[str, Any]]:
-    return [asdict(decision) for decision in decisions]
-
-
-def describe(spec: TrialSpec) -> str:
-    """A trial's readable name, such as `gated(resnet18+conv5x5) d2`."""
-    topology, use = spec.merge.topology, spec.merge.use
-    depth = spec.unfreeze.depth
-    depths = [str(depth[name]) for name in use] if isinstance(depth, dict) else [str(depth)]
-    if topology.name == "ensemble":
-        return f"{topology.options['weights']} ensemble({'+'.join(use)})"
-    if topology.name == "cascade":
-        first = [name for name in topology.options["order"] if name in use]
-        chain = "→".join([*first, *(name for name in use if name not in first)])
-        return f"cascade({chain}) d{','.join(depths)}"
-    return f"{topology.options['fusion'].name}({'+'.join(use)}) d{','.join(depths)}"
-
-
-@cache
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a run was made with."""
-    packages = ("torch", "torchvision", "optuna", "mlflow", "numpy")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {"fuse-search": VERSION} | {name: version(name) for name in packages},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "cuda": torch.version.cuda,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-    }

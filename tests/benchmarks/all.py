@@ -6,7 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("layout", "nothing_shared", "all_frozen", "mixed_depth", "planner", "bookkeeping")
+BENCHMARKS = (
+    "layout",
+    "nothing_shared",
+    "all_frozen",
+    "mixed_depth",
+    "planner",
+    "bookkeeping",
+    "resume",
+    "kills",
+)
 
 
 def main() -> int:

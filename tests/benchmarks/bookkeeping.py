@@ -29,14 +29,16 @@ from torch import nn
 from fuse_search import worker as steps
 from fuse_search.preflight import preflight
 from fuse_search.progress import Progress
+from fuse_search.shared import Shared
 from fuse_search.space import Space, read_space
 from fuse_search.spec import TrialSpec
+from fuse_search.stop import Stop
 from fuse_search.study import Study, open_study, storage_url
 from fuse_search.tracker import Run, Tracker
 from fuse_search.tracker.writes import Writes
+from fuse_search.train.checkpoint import Checkpoints
 from fuse_search.train.loop import Epoch
 from fuse_search.train.planner import Decision
-from fuse_search.trial import Shared
 from fuse_search.worker import Worker
 
 NAME, TITLE = "bookkeeping", "Bookkeeping: what a trial costs beside its training"
@@ -46,17 +48,17 @@ holds: the median of {times} trials, in all with its range. The training waits f
 last two columns. These are processor time: what of all is computed, and not spent on waiting for \
 the disk or for another program; and what the thread that writes to MLflow computes meanwhile.
 
-- ask: Optuna's `ask` and all suggestions (the default sampler, TPE)
+- claim: the lease, Optuna's `ask` and all suggestions (the default sampler, TPE)
 - report: every epoch's value to Optuna, and whether to prune (median)
 - tell: what is noted with the trial (spec, parameters, metrics, …), and its end
 - look up: trials finished, the best one, whether this one is known
-- log: what is handed to MLflow, and waiting for its run's ID
-- other: parameters and spec as text, identity, checkpoints that are deleted, progress"""
+- log: what is handed to MLflow
+- other: parameters and spec as text, identity, networks that are kept or deleted, progress"""
 STEPS = {
-    "ask": [(Study, "ask"), (steps, "suggest")],
+    "claim": [(Study, "claim"), (steps, "suggest")],
     "report": [(Study, "report")],
     "tell": [(Study, "remember"), (Study, "tell")],
-    "look up": [(Study, "known"), (Study, "finished"), (Study, "best"), (Study, "improves")],
+    "look up": [(Study, n) for n in ("known", "finished", "best", "keeps", "superseded")],
     "log": [(Run, name) for name in ("child", "describe", "log", "text", "files", "end")],
 }
 COMPUTED = ("computed", "in the thread")
@@ -78,7 +80,6 @@ class Clock:
         for step, places in STEPS.items():
             for owner, name in places:
                 self._replace(owner, name, self.timed(step, getattr(owner, name)))
-        self._replace(Run, "run_id", property(self.timed("log", Run.run_id.fget)))
         later = Writes.later
         self._replace(Writes, "later", lambda to, write: later(to, self._written(write)))
         self._replace(steps, "Trial", partial(Busy, self))
@@ -124,20 +125,20 @@ class Busy:
 
     seconds = 5.0
 
-    def __init__(self, clock: Clock, spec: TrialSpec, shared: Shared) -> None:
-        self.clock, self.spec, self.joins_outputs = clock, spec, False
+    def __init__(self, clock: Clock, spec: TrialSpec, shared: Shared, parts: int) -> None:
+        self.clock, self.spec, self.shared, self.joins_outputs = clock, spec, shared, False
         self.decisions: list[Decision] = []
         self.costs = {"parameters/total": 1e6, "parameters/trainable": 1e5, "flops": 1e7}
         self.network = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3))
 
-    def epochs(self) -> Iterator[Epoch]:
+    def epochs(self, checkpoints: Checkpoints) -> Iterator[Epoch]:
         for epoch in range(self.spec.train.epochs):
             begun, computed = time.perf_counter(), time.thread_time()
             while time.perf_counter() - begun < self.seconds / self.spec.train.epochs:
                 self.network(torch.zeros(8, 1, 24, 24)).square().mean().backward()
             self.clock.seconds["in all"] -= time.perf_counter() - begun
             self.clock.seconds["computed"] -= time.thread_time() - computed
-            yield Epoch(epoch, metrics(best=epoch / 10), {}, 0.0)
+            yield Epoch(epoch, metrics(best=epoch / 10), {}, 0.0, time.time())
 
     def confusion(self) -> dict[str, np.ndarray]:
         counts = np.random.default_rng(0).integers(0, 9, (10, 10))
@@ -167,8 +168,9 @@ class Bench:
         seconds = self.clock.seconds
         seconds.clear()
         begun, computed = time.perf_counter(), time.thread_time()
-        self.study.finished()
-        self.worker.one()
+        claim = self.study.claim(10**6)
+        assert claim is not None
+        self.worker.one(claim)
         seconds["in all"] += time.perf_counter() - begun
         seconds["computed"] += time.thread_time() - computed
         self.worker.parent.flush()
@@ -180,7 +182,9 @@ class Bench:
         (template,) = [row for row in self.study.rows() if row.number == 0]
         held = len(self.study.rows())
         fill.trials(self.study, self.space, range(held, trials), template.attributes)
-        fill.runs(self.database, template.attributes["run"], range(held, trials))
+        run = self.worker.parent.below(trial="0")
+        assert run is not None
+        fill.runs(self.database, run.run_id, range(held, trials))
 
 
 def opened(clock: Clock, folder: Path) -> Bench:
@@ -188,10 +192,11 @@ def opened(clock: Clock, folder: Path) -> Bench:
     file = Path(__file__).parents[2] / "spaces" / "fusion.yaml"
     space = read_space(file, ["train.epochs=10"])
     ready = preflight(space, "cpu", folder)
-    study = open_study(storage_url(folder, space.study), space.study, space.search, 0, 10)
+    own = folder / space.study
+    study = open_study(storage_url(folder, space.study), space.study, space.search, 0, 10, own)
     parent = Tracker(None, folder).open_study(space.study, space.leaves())
     progress = Progress(Console(file=(folder / "said.txt").open("w"), width=120))
-    worker = Worker(space, ready, study, parent, folder / "checkpoints", progress)
+    worker = Worker(space, ready, study, parent, own / "checkpoints", progress, Stop())
     return Bench(clock, space, study, worker, folder / "mlflow.db")
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import optuna
 
+from fuse_search.logged import describe
 from fuse_search.space import Space
 from fuse_search.study import Study
 from fuse_search.suggest import parameters, suggest
-from fuse_search.worker import describe
 from fuse_search.written import written
 
 

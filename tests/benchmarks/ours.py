@@ -21,6 +21,7 @@ from fuse_search.nets.merged import build
 from fuse_search.preflight import preflight
 from fuse_search.progress import Progress
 from fuse_search.space import Space, read_space
+from fuse_search.stop import Stop
 from fuse_search.study import open_study, storage_url
 from fuse_search.suggest import Corner, suggest
 from fuse_search.tracker import Tracker
@@ -38,14 +39,17 @@ def study(job: Job, folder: Path, cache_budget: int | None = None) -> Outcome:
     space = write_space(job, folder)
     ready = preflight(space, str(job.device), folder, cache_budget)
     url = storage_url(folder, space.study)
-    opened = open_study(url, space.study, space.search, space.tree["seed"], job.epochs)
+    own = folder / space.study
+    opened = open_study(url, space.study, space.search, space.tree["seed"], job.epochs, own)
     _enqueue(job, url, space.study)
     parent = Tracker(None, folder).open_study(space.study, space.leaves())
     setup = time.perf_counter() - begun
     with Progress(Console(stderr=True)) as progress:
-        worker = Worker(space, ready, opened, parent, folder / "checkpoints", progress)
-        worker.work(len(job.settings))
+        worker = Worker(space, ready, opened, parent, own / "checkpoints", progress, Stop())
+        while claim := opened.claim(len(job.settings)):
+            worker.one(claim)
     parent.end("FINISHED")
+    opened.close()
     found = [row.attributes["metrics"] for row in opened.rows()]
     return Outcome(
         tuple((m["train/loss"], m["val/loss"]) for m in found),

@@ -17,10 +17,11 @@ from tempfile import mkdtemp
 from command import Options, options, write_page
 from pairs import spread
 
+from fuse_search.shared import open_shared
 from fuse_search.spec import TrialSpec
 from fuse_search.train.machine import Machine
 from fuse_search.train.planner import Planner
-from fuse_search.trial import Trial, open_shared
+from fuse_search.trial import Trial
 
 MODES = ("never", "always", "planned")
 FREE = Machine(math.inf, math.inf, math.inf, math.inf)  # reading and writing cost nothing

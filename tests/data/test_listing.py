@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +107,52 @@ def test_the_split_column_is_no_task(three):
 def test_a_wrong_line_is_named(three, text, message):
     with pytest.raises(InputError, match=message):
         list_csv(write(three, text), three)
+
+
+@pytest.mark.parametrize(
+    "name", ["../out/x.png", "deep/../../out/x.png", "link.png", "linked/x.png"]
+)
+def test_a_file_outside_the_folder_is_refused(three, name):
+    folder = three / "deep"
+    grey(three / "out" / "x.png")
+    (folder / "link.png").symlink_to(three / "out" / "x.png")
+    (folder / "linked").symlink_to(three / "out")
+    text = f"file,kind\nc.png,x\n{name},y\n"
+    with pytest.raises(
+        InputError, match=r"labels\.csv:3: .*x?.png: lies outside the folder .*deep"
+    ):
+        list_csv(write(folder, text), folder)
+
+
+def test_links_inside_the_folder_and_to_the_folder_are_followed(three):
+    (three / "linked.png").symlink_to(three / "a.png")
+    (three / "self").symlink_to(three / "deep")
+    way = three.parent / "way"
+    way.symlink_to(three)
+    listing = list_csv(write(way, "file,kind\nlinked.png,x\nself/c.png,y\n"), way)
+    assert listing.targets["kind"].classes == ("x", "y")
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "a\0.png"])
+def test_a_name_that_no_file_has_is_named(three, name):
+    with pytest.raises(InputError, match=r"labels\.csv:2: "):
+        list_csv(write(three, f"file,kind\n{name},x\n"), three)
+
+
+@pytest.mark.parametrize("name", ["cat", "dog/1.png"])
+def test_links_out_of_a_tree_are_refused(tmp_path, name):
+    grey(tmp_path / "out" / "x.png")
+    grey(tmp_path / "tree" / "dog" / "0.png")
+    target = tmp_path / "out" / ("x.png" if name.endswith("png") else "")
+    (tmp_path / "tree" / name).symlink_to(target)
+    with pytest.raises(InputError, match=r"lies outside the folder .*tree, and only that is read"):
+        list_tree(tmp_path / "tree")
+
+
+def test_what_is_no_file_is_no_image(tmp_path):
+    grey(tmp_path / "cat/1.png")
+    os.mkfifo(tmp_path / "cat/2.png")  # who opens it waits for ever
+    assert [path.name for _, path in list_tree(tmp_path).files] == ["1.png"]
 
 
 def test_a_missing_csv_is_named(three):

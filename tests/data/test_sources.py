@@ -71,11 +71,16 @@ def test_folder_without_splits_is_split_in_proportion_to_the_classes(tmp_path):
 
 
 def test_folder_with_a_csv_has_several_tasks(tmp_path):
+    lines = [
+        "file,kind,size,split",
+        "in/2.png,a,1.5,val",
+        "in/0.png,b,2,train",
+        "in/1.png,a,3,test",
+    ]
     for i in range(3):
-        picture(tmp_path / "pictures" / f"{i}.png", i)
-    labels = tmp_path / "labels.csv"
-    labels.write_text("file,kind,size,split\n2.png,a,1.5,val\n0.png,b,2,train\n1.png,a,3,test\n")
-    data = folder(tmp_path / "pictures", labels=str(labels), image_size=2)
+        picture(tmp_path / "in" / f"{i}.png", i)
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    data = folder(tmp_path, labels="labels.csv", image_size=2)
     assert data.inputs["image"][:, 0, 0, 0].tolist() == [2, 0, 1]
     assert data.inputs["image"].shape == (3, 1, 2, 2)
     assert data.targets["kind"].values.tolist() == [0, 1, 0]

@@ -1,5 +1,6 @@
 import bz2
 import inspect
+import os
 import pickle
 import struct
 
@@ -26,6 +27,15 @@ def write_mnist(root, train=40, test=20):
         labels = bytes(i % 10 for i in range(count))
         header = struct.pack(">II", 2049, count)
         (raw / f"{stem}-labels-idx1-ubyte").write_bytes(header + labels)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory):
+    """Torch's cache, empty; beside it nobody answers to a download."""
+    before, folder = torch.hub.get_dir(), tmp_path_factory.mktemp("hub")
+    torch.hub.set_dir(str(folder))
+    yield folder / "datasets"
+    torch.hub.set_dir(before)
 
 
 def read(name, root, image_size=None, seed=0, **options):
@@ -121,6 +131,35 @@ def test_missing_files_say_where_they_were_looked_for_and_how_to_get_them(tmp_pa
     assert "download is off" in message
     assert "torchvision.datasets.MNIST(root, download=True)" in message
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("name", ["MNIST", "CIFAR10", "Caltech101", "Caltech256", "EuroSAT"])
+def test_nothing_is_written_to_the_root(tmp_path, cache, name, monkeypatch):
+    for scheme in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(scheme, "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(InputError, match=rf"{name} could not be read from .* or {cache}, and it"):
+        read(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert cache.is_dir()
+
+
+def test_what_was_downloaded_before_is_read_from_the_cache(tmp_path, cache):
+    write_mnist(cache)
+    assert read("MNIST", tmp_path / "nowhere").inputs["image"].shape == (60, 1, 28, 28)
+
+
+def test_code_in_a_dataset_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "broken_into"),)
+
+    write_mnist(tmp_path)
+    (tmp_path / "MNIST" / "processed").mkdir()
+    for file in ("training.pt", "test.pt"):  # which older versions made
+        torch.save(Evil(), tmp_path / "MNIST" / "processed" / file)
+    with pytest.raises(InputError, match="MNIST could not be read"):
+        read("MNIST", tmp_path, download=False)
+    assert not (tmp_path / "broken_into").exists()
 
 
 def test_a_misspelt_dataset_gets_the_nearest_name(tmp_path):

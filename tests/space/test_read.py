@@ -112,7 +112,7 @@ def test_two_spaces_are_the_same_by_their_leaves() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("study=solo", "study: no study can be called solo, artifacts, mlflow.db: the results"),
+        ("study=solo", "study: no study can be called solo, artifacts, cache, mlflow.db"),
         ("branches.é=null", "branches.é: a name is up to 64 letters"),
         ("tasks={}", "tasks: must be a mapping from name to settings, found {}"),
         ("train=", "train: must be a mapping with epochs"),
@@ -209,7 +209,7 @@ def space_or_refusal(file: Path, content: bytes) -> Space | None:
 
 
 SLOWLY = settings(
-    max_examples=200,
+    max_examples=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fuse_search.nets.merged import build
-from fuse_search.train.loop import fit
+from fuse_search.train.loop import Training
 from fuse_search.train.machine import Machine
 from fuse_search.train.plan import Plan
 from fuse_search.train.planner import Planner
@@ -31,13 +31,14 @@ def storing(data, folder, **options):
     """Prefixes that always store: everything but computing is free."""
     prefixes = Prefixes(data, CPU, folder, **options)
     prefixes.planner = Planner(Machine(math.inf, math.inf, math.inf, math.inf))
+    prefixes.first_time = lambda key: False
     return prefixes
 
 
 def trained(given, prefixes):
     network = build(given, prefixes.data).to(memory_format=torch.channels_last)
     plan = Plan(prefixes, network, given)
-    metrics = [epoch.metrics for epoch in fit(network, given, plan)]
+    metrics = [epoch.metrics for epoch in Training(network, given, plan).epochs()]
     return metrics, snapshot(network), plan.decisions
 
 
@@ -174,7 +175,7 @@ def test_a_prefix_is_computed_once_for_all_epochs_trials_and_depths(tmp_path):
         network = build(given, DATA).to(memory_format=torch.channels_last)
         plan = Plan(prefixes, network, given)
         seen = rows_through(network, "a")
-        list(fit(network, given, plan))
+        list(Training(network, given, plan).epochs())
         passes.append(sum(seen))
     blocks = 2 * 32 + 32  # 54 training and 8 validation rows in blocks of 32
     assert passes[0] == blocks  # both boundaries in one pass
@@ -190,7 +191,7 @@ def test_another_process_or_study_computes_nothing_again(tmp_path):
     prefixes = storing(DATA, tmp_path)
     plan = Plan(prefixes, network, other)
     seen = rows_through(network, "a")
-    list(fit(network, other, plan))
+    list(Training(network, other, plan).epochs())
     assert seen == []
 
 
@@ -204,7 +205,7 @@ def test_stages_that_were_trained_are_never_stored(tmp_path):
     prefixes.memory.budgets = {}
     network = build(given, DATA).to(memory_format=torch.channels_last)
     found = []
-    for epoch in fit(network, given, Plan(prefixes, network, given)):
+    for epoch in Training(network, given, Plan(prefixes, network, given)).epochs():
         found.append(epoch.metrics)
         shutil.rmtree(tmp_path)
     assert found == metrics and same(snapshot(network), weights)
@@ -326,8 +327,20 @@ def test_two_processes_compute_it_once_and_the_second_waits(tmp_path):
     assert first.stdout.readline() == "wrote\n"
     said = []
     begun = time.perf_counter()
-    metrics, _, _ = trained(FILLING, storing(DATA, tmp_path, say=said.append))
+    prefixes = storing(DATA, tmp_path)
+    prefixes.say = said.append
+    metrics, _, _ = trained(FILLING, prefixes)
     assert time.perf_counter() - begun > 0.5  # it had to
     assert first.communicate(timeout=60)[0].splitlines()[-1] == "done"
     assert metrics == trained(FILLING, Prefixes(DATA, CPU))[0]
     assert said and len(list(tmp_path.glob("[!.]*"))) == 4  # two branches, two splits
+
+
+def test_what_is_read_once_is_not_even_measured(tmp_path):
+    once = spec(branches=THREE, unfreeze={"depth": 0}, train={"epochs": 1})
+    prefixes = storing(DATA, tmp_path)
+    del prefixes.first_time
+    _, _, first = trained(once, prefixes)
+    assert {d.place for d in first} == {"recompute"} and not prefixes._measured
+    _, _, second = trained(once, prefixes)  # but a study reads it again
+    assert {d.place for d in second if d.branch != "v"} == {"ram"}

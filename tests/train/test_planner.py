@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from fuse_search.train.machine import Machine, free_disk, free_ram
+from fuse_search.data.room import free_ram
+from fuse_search.train.machine import Machine, free_disk
 from fuse_search.train.memory import Memory
 from fuse_search.train.planner import Cost, Planner
 

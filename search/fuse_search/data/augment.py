@@ -77,7 +77,7 @@ class Augmentation:
 
     def __init__(self, spec: Augment, rows: int, seed: int) -> None:
         self.spec, self._rows, self._seed = spec, rows, seed
-        self._chance = torch.Generator().manual_seed(seed + 1)
+        self.chance = torch.Generator().manual_seed(seed + 1)
         self._drawn: dict[tuple[str, int], Changes] = {}
 
     def view(self, epoch: int) -> int | None:
@@ -92,7 +92,7 @@ class Augmentation:
                 return images
             height, width = images.shape[2:]
             if view is None:
-                changes = draw(len(images), height, width, self.spec, self._chance)
+                changes = draw(len(images), height, width, self.spec, self.chance)
             else:
                 changes = self._of_all(name, view, height, width)[positions]
             return change(images, changes)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from fuse_search.data.room import need_ram
 from fuse_search.errors import InputError
 
 GREY_MODES = ("1", "L", "LA")
@@ -31,12 +32,14 @@ def decode(images: Iterable[tuple[str, Image.Image]], count: int, side: int | No
     """`count` pictures as uint8 [N, C, H, W]: one channel if all are grey, else RGB.
 
     With a `side`, the shorter side is resized to it and the centre cropped. Without, all
-    must be of one size. Raises InputError naming the picture that doesn't fit.
+    must be of one size. Raises InputError naming the picture that doesn't fit, or when all
+    of them don't fit into memory.
     """
     out, first = torch.empty(0), ""
     for row, (place, image) in enumerate(images):
         pixels = _pixels(place, image, side)
         if row == 0:
+            need_ram(count * pixels.nbytes, f"{count} images of {_size(pixels)} pixels")
             out, first = pixels.new_empty(count, *pixels.shape), place
         if pixels.shape[1:] != out.shape[2:]:
             raise InputError(

@@ -28,7 +28,8 @@ def list_tree(folder: Path) -> Listing:
     """Images under `folder`; an image's class is the name of the subfolder that it lies in.
 
     With subfolders train, val and test, these are the splits and the classes lie in them.
-    Raises InputError when there are no class folders with images, or only some of the three.
+    Raises InputError when there are no class folders with images, only some of the three, or
+    a link that leads out of the folder.
     """
     found = [split for split in SPLITS if (folder / split).is_dir()]
     if found and len(found) < len(SPLITS):
@@ -38,11 +39,11 @@ def list_tree(folder: Path) -> Listing:
             "class folders only, which are then split by the seed"
         )
     labelled = [
-        (path, class_folder.name, split)
+        (within(folder, path, str(path)), class_folder.name, split)
         for split in found or [""]
         for class_folder in sorted(p for p in (folder / split).iterdir() if p.is_dir())
         for path in sorted(class_folder.rglob("*"))
-        if path.suffix.lower() in IMG_EXTENSIONS
+        if path.suffix.lower() in IMG_EXTENSIONS and path.is_file()
     ]
     if not labelled:
         raise InputError(
@@ -57,17 +58,30 @@ def list_tree(folder: Path) -> Listing:
     )
 
 
+def within(folder: Path, path: Path, place: str) -> Path:
+    """The path, if it is one in the folder. Raises InputError where `..` or a link leads out,
+    and for what can't be the name of a file."""
+    try:
+        path.is_file()
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError) as error:  # no name that a file can have
+        raise InputError(f"{place}: can't be a file: {error}") from None
+    if not inside:
+        raise InputError(f"{place}: lies outside the folder {folder}, and only that is read")
+    return path
+
+
 def list_csv(labels: Path, folder: Path) -> Listing:
     """The rows of a CSV file with the header `file,TASK,...`, and a column `split` if wanted.
 
-    `file` is relative to `folder`. A column of numbers, not all whole, is a regression task;
-    any other a classification task whose classes are its distinct texts. Raises InputError
-    with file and line.
+    `file` is relative to `folder`, which it can't leave. A column of numbers, not all whole,
+    is a regression task; any other a classification task whose classes are its distinct texts.
+    Raises InputError with file and line.
     """
     header, rows = _read(labels)
     files = []
     for place, cells in rows:
-        path = folder / cells[0]
+        path = within(folder, folder / cells[0], f"{place}: {cells[0]}")
         if not path.is_file():
             siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             hint = nearest(path.name, siblings)

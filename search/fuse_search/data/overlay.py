@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fuse_search.data.record import Data, Target
+from fuse_search.data.room import need_ram
 
 # MultiMNIST puts boxes of 28 pixels on a canvas of 36; digits that fill their box, as
 # scikit-learn's do, would take 26.
 PART_OF_SIDE = 0.75
-ROWS_AT_ONCE = 1024
+PIXELS_AT_ONCE = 1 << 20
 
 
 def part_size(side: int) -> int:
@@ -46,7 +47,8 @@ def overlay(
         for split, rows in parts.items()
     ]
     left, right = torch.cat(pairs).unbind(1)
-    part = part_size(side)
+    part, rows = part_size(side), len(images) + len(left)
+    need_ram(rows * images.shape[1] * side**2, f"{rows} images of {side}×{side} pixels")
     small = _resize(images, part)
     canvas = torch.zeros(len(left), images.shape[1], side, side, dtype=torch.uint8)
     canvas[:, :, :part, :part] = small[left]
@@ -64,6 +66,6 @@ def _resize(images: Tensor, side: int) -> Tensor:
         return images
     chunks = (
         interpolate(chunk.float(), (side, side), mode="bilinear", antialias=True)
-        for chunk in images.split(ROWS_AT_ONCE)
+        for chunk in images.split(max(1, PIXELS_AT_ONCE // side**2))
     )
     return torch.cat([chunk.round().clamp(0, 255).byte() for chunk in chunks])

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from fuse_search.data.images import decode, open_images
-from fuse_search.data.listing import list_csv, list_tree
+from fuse_search.data.listing import list_csv, list_tree, within
 from fuse_search.data.overlay import PART_OF_SIDE, part_size
 from fuse_search.data.overlay import overlay as compose
 from fuse_search.data.record import Data, Target
@@ -58,10 +58,11 @@ def torchvision_dataset(
 ) -> Data:
     """A classification dataset of torchvision, written torchvision:NAME, with the task label.
 
-    Files are looked for under `root`, and downloaded to it if `download`. Splits that the
-    dataset doesn't come with are `val_share` of its training rows. `limit` takes so many
-    random rows at most of each of its own splits. `overlay` composes two images, split
-    before, into one with the tasks left and right. Raises InputError: see vision.py.
+    Files are looked for under `root`, then in torch's cache, and downloaded to that if
+    `download`; nothing is written to `root`. Splits that the dataset doesn't come with are
+    `val_share` of its training rows. `limit` takes so many random rows at most of each of its
+    own splits. `overlay` composes two images, split before, into one with the tasks left and
+    right. Raises InputError: see vision.py.
     """
     generator = torch.Generator().manual_seed(seed)
     side = part_size(image_size) if overlay and image_size else image_size
@@ -88,7 +89,7 @@ def folder(
     val_share: Share = 0.15,
     test_share: Share = 0.15,
 ) -> Data:
-    """A tree of image files: a subfolder for each class, or a CSV file of labels.
+    """A tree of image files: a subfolder for each class, or a CSV file of labels in the folder.
 
     How classes, tasks and splits are found: see listing.py. Where neither folders nor CSV
     name the splits, the shares are held out by the seed, in proportion to the classes of the
@@ -97,9 +98,7 @@ def folder(
     top = Path(path)
     if not top.is_dir():
         raise InputError(f"folder: there is no folder {path}")
-    if labels and not Path(labels).exists():
-        labels = str(top / labels)
-    listing = list_csv(Path(labels), top) if labels else list_tree(top)
+    listing = list_csv(within(top, top / labels, labels), top) if labels else list_tree(top)
     images = decode(open_images(listing.files), len(listing.files), image_size)
     splits = listing.splits
     if splits is None:

@@ -52,6 +52,9 @@ DATASETS = {
     "USPS": BY_FLAG,
 }
 
+# Datasets that make their folder under the root even to find nothing in it.
+MADE_WHEN_OPENED = {"Caltech101": "caltech101", "Caltech256": "caltech256"}
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -73,8 +76,8 @@ def read_dataset(
 ) -> Labelled:
     """Decode at most `limit` random rows of each split of the dataset.
 
-    Raises InputError for an unknown name, for files that are neither under `root` nor to be
-    downloaded, and for images of different sizes without a `side`.
+    Raises InputError for an unknown name, for files that are neither under `root` nor in torch's
+    cache nor to be downloaded, and for images of different sizes without a `side`.
     """
     if name not in DATASETS:
         raise InputError(
@@ -110,18 +113,22 @@ def _classes(dataset: Any, labels: list[int]) -> tuple[str, ...]:
 
 
 def _open(name: str, root: Path, download: bool, arguments: dict[str, Any]) -> Any:
-    """The dataset on disk; where it isn't, downloaded."""
-    dataset = getattr(torchvision.datasets, name)
-    for attempt in [False, True] if download else [False]:
+    """The dataset on disk; where it isn't, downloaded to torch's cache: a space names no place
+    that is written to."""
+    cache = Path(torch.hub.get_dir()) / "datasets"
+    problem: Exception | None = None
+    for place, attempt in [(root, False), (cache, False), (cache, True)][: 3 if download else 2]:
+        if not attempt and not (place / MADE_WHEN_OPENED.get(name, "")).is_dir():
+            continue
         try:
-            return dataset(root, download=attempt, **arguments)
-        except (OSError, RuntimeError, ImportError, ValueError) as error:
+            return getattr(torchvision.datasets, name)(place, download=attempt, **arguments)
+        except Exception as error:  # they raise anything on files that are damaged
             problem = error
     tried = "it could not be downloaded" if download else "download is off"
-    reason = " ".join(f"{type(problem).__name__}: {problem}".split())
+    reason = " ".join(f" ({type(problem).__name__}: {problem})".split()) if problem else ""
     raise InputError(
-        f"torchvision:{name} could not be read from {root.resolve()}, and {tried} ({reason}). "
-        "Run once with a network connection and download: true, or put there what "
+        f"torchvision:{name} could not be read from {root.absolute()} or {cache}, and {tried}"
+        f"{reason}. Run once with a network connection and download: true, or put there what "
         f"torchvision.datasets.{name}(root, download=True) makes on another machine"
     )
 

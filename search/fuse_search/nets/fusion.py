@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..spec import Count, Share
+from ..spec import Few, Share, Width
 
 
 class Concat(nn.Module):
     """The taps side by side, then one hidden layer of `width`, or none when it is null."""
 
-    def __init__(self, widths: list[int], *, width: Count | None = 128) -> None:
+    def __init__(self, widths: list[int], *, width: Width | None = 128) -> None:
         super().__init__()
         self.out_features = width or sum(widths)
         self.mix = nn.Sequential(nn.Linear(sum(widths), width), nn.ReLU()) if width else None
@@ -28,7 +28,7 @@ class Concat(nn.Module):
 class Sum(nn.Module):
     """The sum of the taps, each projected to `width`, then ReLU."""
 
-    def __init__(self, widths: list[int], *, width: Count = 128) -> None:
+    def __init__(self, widths: list[int], *, width: Width = 128) -> None:
         super().__init__()
         self.out_features = width
         self.project = nn.ModuleList(nn.Linear(w, width) for w in widths)
@@ -45,7 +45,7 @@ class Attention(nn.Module):
     """
 
     def __init__(
-        self, widths: list[int], *, width: Count = 128, heads: Count = 4, dropout: Share = 0.0
+        self, widths: list[int], *, width: Width = 128, heads: Few = 4, dropout: Share = 0.0
     ) -> None:
         super().__init__()
         width = -(-width // heads) * heads
@@ -67,7 +67,7 @@ class Gated(nn.Module):
     h_i = tanh(W_i x_i), z_i = sigmoid(V_i [x_1 … x_n]), and the output is the sum of z_i * h_i.
     """
 
-    def __init__(self, widths: list[int], *, width: Count = 128) -> None:
+    def __init__(self, widths: list[int], *, width: Width = 128) -> None:
         super().__init__()
         self.out_features = width
         self.hidden = nn.ModuleList(nn.Linear(w, width) for w in widths)

@@ -90,13 +90,23 @@ class Merged(nn.Module):
 
     def trained(self, spec: TrialSpec) -> list[nn.Parameter]:
         """The parameters that the spec trains in some epoch."""
-        found = {id(p): p for p in self.parameters()}
+        frozen = self._never_trained(spec)
+        return [p for p in self.parameters() if id(p) not in frozen]
+
+    def changing(self, spec: TrialSpec) -> dict[str, Tensor]:
+        """The state without the stages that the spec never trains."""
+        frozen = self._never_trained(spec)
+        state = self.state_dict(keep_vars=True)
+        return {name: t.detach() for name, t in state.items() if id(t) not in frozen}
+
+    def _never_trained(self, spec: TrialSpec) -> set[int]:
+        """The id of each parameter and buffer in stages that are frozen in every epoch."""
         every = [self.depths(spec, epoch) for epoch in range(spec.train.epochs)]
+        found = set()
         for name, branch in self.branches.items():
-            frozen = len(branch.stages) - max(depths[name] for depths in every)
-            for parameter in branch.stages[:frozen].parameters():
-                del found[id(parameter)]
-        return list(found.values())
+            frozen = branch.stages[: len(branch.stages) - max(depths[name] for depths in every)]
+            found |= {id(t) for t in (*frozen.parameters(), *frozen.buffers())}
+        return found
 
     def unfreeze(self, spec: TrialSpec, epoch: int) -> dict[str, int]:
         """Train as many stages of each branch as the spec says for this epoch, and return them."""
@@ -198,4 +208,5 @@ def _head(features: int, task: str, spec: TrialSpec, data: Data) -> nn.Module:
         assert target.classes is not None
         return nn.Linear(features, len(target.classes))
     values = target.values[data.splits["train"]].float()
-    return Number(features, float(values.mean()), float(values.std().clamp_min(1e-12)))
+    spread = values.std(correction=min(1, len(values) - 1))  # of one row there is none
+    return Number(features, float(values.mean()), float(spread.clamp_min(1e-12)))

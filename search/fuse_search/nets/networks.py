@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from math import prod
 from typing import Any
 
+import torch
 import torchvision
 from torch import nn
 
+from ..data.room import need_ram
 from ..errors import InputError, nearest
-from ..spec import Choice, Count
+from ..spec import Choice, Few, Width
 
 
-def conv3x3(shape: tuple[int, ...], *, width: Count = 128) -> nn.Sequential:
+def conv3x3(shape: tuple[int, ...], *, width: Width = 128) -> nn.Sequential:
     """Two convolutions of 3x3 with 32 and 64 filters, each with 2x2 max pooling, and a dense layer.
 
     Maps images [B, *shape] with shape (C, H, W) to features [B, width].
@@ -22,7 +25,7 @@ def conv3x3(shape: tuple[int, ...], *, width: Count = 128) -> nn.Sequential:
     return _small_cnn("conv3x3", shape, filters=(32, 64), kernels=(3, 3), width=width)
 
 
-def conv5x5(shape: tuple[int, ...], *, width: Count = 128) -> nn.Sequential:
+def conv5x5(shape: tuple[int, ...], *, width: Width = 128) -> nn.Sequential:
     """Convolutions of 16 5x5 and 32 3x3 filters, each with 2x2 max pooling, and a dense layer.
 
     Maps images [B, *shape] with shape (C, H, W) to features [B, width].
@@ -31,7 +34,7 @@ def conv5x5(shape: tuple[int, ...], *, width: Count = 128) -> nn.Sequential:
     return _small_cnn("conv5x5", shape, filters=(16, 32), kernels=(5, 3), width=width)
 
 
-def mlp(shape: tuple[int, ...], *, width: Count = 256, layers: Count = 2) -> nn.Sequential:
+def mlp(shape: tuple[int, ...], *, width: Width = 256, layers: Few = 2) -> nn.Sequential:
     """Dense layers with ReLU, for vectors; images are flattened.
 
     Maps inputs [B, *shape] to features [B, width]; every layer is a stage.
@@ -50,10 +53,15 @@ def build_network(choice: Choice, shape: tuple[int, ...]) -> tuple[nn.Module, bo
 
     Returns the network and whether it ends in a classifier: torchvision's keep theirs of 1000
     classes, which `find_stages` leaves out. They read images of three channels.
-    Raises InputError for a name that no network has, or options that it doesn't have.
+    Raises InputError for a name that no network has, options that it doesn't have, or weights
+    that don't fit into memory.
     """
     if choice.name in NETWORKS:
-        return NETWORKS[choice.name](shape, **choice.options), False
+        build = partial(NETWORKS[choice.name], shape, **choice.options)
+        with torch.device("meta"):  # takes no memory
+            weights = sum(p.nbytes for p in build().parameters())
+        need_ram(weights, f"the weights of {choice.name}")
+        return build(), False
     names = torchvision_names()
     if choice.name not in names:
         hint = nearest(choice.name, [*NETWORKS, *names])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.models import GoogLeNet, Inception3, VisionTransformer, WeightsEnum
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from ..errors import InputError, nearest
+from ..errors import InputError, StoreUnreachable, nearest
 from ..spec import CHECKPOINTS, Choice, TaskNames
 from .networks import torchvision_names
 
@@ -83,8 +84,10 @@ def preprocessing(
 
 
 def save_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and texts to a .safetensors file, which appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write tensors and texts to a .safetensors file, which appears whole or not at all.
+
+    Raises StoreUnreachable when the disk is full or can't be written.
+    """
     # copies: the format takes no tensors that share memory or have their own memory order
     tensors = {
         name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -92,10 +95,14 @@ def save_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, s
     }
     unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, unfinished, dict(metadata))
         unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise StoreUnreachable(f"{path} can't be written: {error}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -133,7 +140,7 @@ def _is_state(content: Any) -> bool:
     return (
         isinstance(content, Mapping)
         and bool(content)
-        and all(isinstance(value, Tensor) for value in content.values())
+        and all(isinstance(key, str) and isinstance(t, Tensor) for key, t in content.items())
     )
 
 

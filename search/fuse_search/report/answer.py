@@ -118,7 +118,7 @@ def _trials(study: Study) -> Iterator[tuple[str, Line]]:
 
 
 def _baselines(study: Study) -> Iterator[tuple[str, Line]]:
-    for baseline in study.attributes.get("baselines", []):
+    for baseline in study.baselines.values():
         name, metrics = baseline["name"], baseline["metrics"]
         value = metrics.get(f"val/{study.target}", math.nan)
         if math.isfinite(value):
@@ -190,9 +190,9 @@ def _optimism(study: Study) -> Iterator[str]:
     trials = len(scored(study))
     if trials > 1:
         yield f"The best of {trials} trials on validation is an optimistic number."
-    for baseline in study.attributes.get("baselines", []):
+    for baseline in study.baselines.values():
         if "reason" in baseline:
             yield f"The baseline {baseline['name']} is missing: {baseline['reason']}."
-    if study.attributes.get("baselines"):
+    if study.baselines:
         yield "Each branch alone was trained once, by the settings in `solo`."
     yield "The test split has not been opened."

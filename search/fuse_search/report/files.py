@@ -143,15 +143,16 @@ def _tried(rows: list[Row], key: str) -> str:
 
 
 def _failures(rows: list[Row]) -> Iterator[str]:
-    failed = [row for row in rows if row.state == "failed"]
+    failed = [row for row in rows if row.state in ("failed", "infeasible")]
     if failed:
         yield "## Failures"
         yield _table(
-            ["trial", "name", "reason"],
+            ["trial", "name", "state", "reason"],
             (
                 [
                     str(row.number),
                     row.attributes.get("name", "-"),
+                    row.state,
                     row.attributes.get("reason", "not recorded"),
                 ]
                 for row in failed

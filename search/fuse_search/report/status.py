@@ -8,15 +8,17 @@ from typing import Any
 from ..study import Study
 from ..tally import Row
 
-STATES = ("complete", "pruned", "failed", "running", "waiting")
+STATES = ("complete", "pruned", "failed", "infeasible", "running", "preempted", "waiting")
+LOST = ("failed", "infeasible")
 
 
 def status(study: Study) -> dict[str, Any]:
     """One JSON object: the study's target, counts by state, its best, epochs and seconds.
 
-    `epochs_trained` counts all epochs that were computed, `epochs_unique` those of them that
-    were not lost with a failed trial; a trial that took a known result computed none. `prefixes`:
-    where the values of frozen stages came from when they were last read, and why.
+    `epochs_trained` counts all epochs that were computed, those included that were cut off and
+    begun again; `epochs_unique` those of them that were not lost with a trial that failed or was
+    infeasible. A trial that took a known result computed none. `prefixes`: where the values of
+    frozen stages came from when they were last read, and why.
     """
     rows, best = study.rows(), study.best()
     states = Counter[str](row.state for row in rows)
@@ -28,8 +30,8 @@ def status(study: Study) -> dict[str, Any]:
         **{state: states[state] for state in STATES},
         "best_value": best.value if best else None,
         "best_trial": best.number if best else None,
-        "epochs_trained": sum(len(row.epochs) for row in trained),
-        "epochs_unique": sum(len(row.epochs) for row in trained if row.state != "failed"),
+        "epochs_trained": sum(row.attributes.get("begun", len(row.epochs)) for row in trained),
+        "epochs_unique": sum(len(row.epochs) for row in trained if row.state not in LOST),
         "seconds": sum(row.seconds for row in rows),
         "prefixes": _prefixes(rows),
     }

@@ -15,6 +15,7 @@ from ..errors import InputError
 
 Key = tuple[str | int, ...]
 
+MAX_CHARACTERS = 100_000
 MAX_NODES = 10_000  # aliases can multiply a small file without end
 MAX_DEPTH = 50
 MAX_PROBLEMS = 100
@@ -121,7 +122,9 @@ def read_document(file: str | Path, overrides: Iterable[str] = ()) -> Document:
     """
     document = Document(str(file))
     try:
-        document.value = _parsed(document, Path(file).read_text(encoding="utf-8"))
+        with Path(file).open(encoding="utf-8") as stream:
+            text = stream.read(MAX_CHARACTERS + 1)
+        document.value = _parsed(document, text)
     except OSError as error:
         raise InputError(f"{file}: can't be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
@@ -141,6 +144,8 @@ def read_document(file: str | Path, overrides: Iterable[str] = ()) -> Document:
 
 
 def _parsed(document: Document, text: str, key: Key = ()) -> Any:
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"there are over {MAX_CHARACTERS} characters")
     node = yaml.compose(text, Loader=_Loader)
     return _Builder(document).build(node, key) if node else None
 
@@ -220,6 +225,8 @@ class _Builder:
             return node.value
         if isinstance(value, str) and any("\ud800" <= sign <= "\udfff" for sign in value):
             self.document.problem(key, "isn't valid Unicode", found=value)
+        if isinstance(value, str) and "\0" in value:  # no file's name holds one
+            self.document.problem(key, "must not hold the character NUL", found=value)
         return value
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal
+from fractions import Fraction
+from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -21,6 +22,8 @@ MOST = 2**53  # whole numbers beyond are no longer exact as floats, and no machi
 
 Tables = dict[str, list[str]]
 """The names of the branches and of the tasks; empty where the file has none."""
+
+_adapter = cache(TypeAdapter)  # it is slow to make
 
 
 def unpack(annotation: Any) -> tuple[Any, Pick | OneOf | PerBranch | None]:
@@ -48,7 +51,7 @@ def check_value(document: Document, annotation: Any, raw: Any, key: Key) -> Any:
         document.problem((*key, "type"), "no such type of domain", hint, found=found)
     else:
         try:
-            return TypeAdapter(annotation).validate_python(raw, strict=True)
+            return _adapter(annotation).validate_python(raw, strict=True)
         except ValidationError as error:
             rules = dict.fromkeys(_rule(detail) for detail in error.errors())
             document.problem(key, " or ".join(rules), found=raw)
@@ -123,9 +126,13 @@ def _range(document: Document, annotation: Any, domain: FloatRange | IntRange, k
     for end in ("low", "high"):
         check_value(document, annotation, getattr(domain, end), (*key, end))
     if domain.step is not None:
-        low, high, step = (Decimal(str(x)) for x in (domain.low, domain.high, domain.step))
-        if (high - low) % step:
-            rule = f"must be low plus whole steps: {high - (high - low) % step} is the nearest"
+        low, high, step = (Fraction(str(x)) for x in (domain.low, domain.high, domain.step))
+        if (high - low) / step > MOST:
+            rule = f"must leave at most {MOST} values"
+            document.problem((*key, "step"), rule, found=domain.step)
+        elif (high - low) % step:
+            nearest_high = type(domain.high)(high - (high - low) % step)
+            rule = f"must be low plus whole steps: {nearest_high} is the nearest"
             document.problem((*key, "high"), rule, found=domain.high)
 
 
@@ -149,14 +156,14 @@ def _simplex(document: Document, domain: Simplex, tasks: list[str], key: Key) ->
     elif domain.low * len(tasks) > 1:
         rule = f"{len(tasks)} weights of at least this exceed one"
         document.problem((*key, "low"), rule, found=domain.low)
-    if domain.step and Decimal(1) % Decimal(str(domain.step)):
+    if domain.step and (1 / Fraction(str(domain.step)) > MOST or 1 % Fraction(str(domain.step))):
         document.problem((*key, "step"), "must divide one", found=domain.step)
     return domain.model_copy(update={"over": tasks})
 
 
 def _errors(annotation: Any, value: Any) -> list[ErrorDetails]:
     try:
-        TypeAdapter(annotation).validate_python(value, strict=True)
+        _adapter(annotation).validate_python(value, strict=True)
     except ValidationError as error:
         return error.errors()
     return []

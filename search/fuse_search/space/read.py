@@ -22,6 +22,7 @@ from .domains import DOMAINS, Categorical, IntRange
 from .fit import check_domain, check_names, check_value, is_domain, parse_domain, unpack
 from .tree import Space, label, searched
 
+MOST_ENTRIES = 64  # branches, and tasks
 TYPE = "type"  # tells a domain from a table of branches, so that no branch can be called so
 
 
@@ -112,6 +113,9 @@ class _Reader:
         """Check `tasks` or `branches`: at least one entry, with names fit for files and keys."""
         if not isinstance(raw, dict) or not raw or is_domain(raw):
             self.document.problem(key, "must be a mapping from name to settings", found=raw)
+            return {}
+        if len(raw) > MOST_ENTRIES:
+            self.document.problem(key, f"must be at most {MOST_ENTRIES}", found=len(raw))
             return {}
         for name in raw:
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):

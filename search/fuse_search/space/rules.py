@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from .document import Document, Key
 from .domains import Categorical, Domain, FloatRange, IntRange, Simplex
 
 MOST_VALUES = 1000  # of one axis of a grid
-TAKEN = ("solo", "artifacts", "mlflow.db")
+TAKEN = ("solo", "artifacts", "cache", "mlflow.db")  # by the results folder
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def check(document: Document, tree: dict[str, Any]) -> None:
@@ -52,9 +54,24 @@ def domains(part: Any, key: Key = ()) -> Iterator[tuple[Key, Domain]]:
 
 
 def _folder(document: Document, tree: dict[str, Any]) -> None:
-    if tree["study"] in TAKEN:
+    if tree["study"].lower() in TAKEN:
         rule = f"no study can be called {', '.join(TAKEN)}: the results folder has these already"
         document.problem(("study",), rule, found=tree["study"])
+
+
+def _file_names(document: Document, tree: dict[str, Any]) -> None:
+    """Studies, tasks and branches become names of files, which no system may take for others."""
+    names = [("study", tree["study"])]
+    names += [(table, name) for table in ("tasks", "branches") for name in tree[table]]
+    seen: dict[tuple[str, str], str] = {}
+    for table, name in names:
+        key = (table,) if table == "study" else (table, name)
+        if DEVICES.fullmatch(name) or name.endswith("."):
+            document.problem(key, "not every system has files of this name", found=name)
+        other = seen.setdefault((table, name.lower()), name)
+        if other != name:
+            rule = f"must differ from {other!r} by more than capital letters"
+            document.problem(key, rule, found=name)
 
 
 def _objective(document: Document, tree: dict[str, Any]) -> None:
@@ -77,7 +94,7 @@ def _files(document: Document, tree: dict[str, Any]) -> None:
         weights = branch.get("weights")
         names = (weights.name, weights.options.get("start")) if isinstance(weights, Choice) else ()
         for text in names:
-            if isinstance(text, str) and text.endswith(CHECKPOINTS) and not _is_file(text):
+            if isinstance(text, str) and text.endswith(CHECKPOINTS) and not _is(Path.is_file, text):
                 key = ("branches", name, "weights")
                 document.problem(key, "must be a file that is there", found=text)
 
@@ -85,16 +102,25 @@ def _files(document: Document, tree: dict[str, Any]) -> None:
 def _folder_of_images(document: Document, tree: dict[str, Any]) -> None:
     source = tree["data"].get("source")
     path = source.options.get("path") if isinstance(source, Choice) else None
-    if isinstance(path, str) and not Path(path).is_dir():
+    if isinstance(path, str) and not _is(Path.is_dir, path):
         key = ("data", "source", "folder", "path")
         document.problem(key, "must be a folder that is there", found=path)
 
 
-def _is_file(name: str) -> bool:
+def _is(kind: Callable[[Path], bool], name: str) -> bool:
     try:
-        return Path(name).is_file()
-    except OSError:  # a name longer than any file's
+        return kind(Path(name))
+    except OSError:  # a name longer than any file's, or a folder that may not be looked into
         return False
+
+
+def _pruner(document: Document, tree: dict[str, Any]) -> None:
+    pruner, epochs = tree["search"]["pruner"], tree["train"]["epochs"]
+    if isinstance(epochs, IntRange | Categorical):
+        epochs = epochs.high if isinstance(epochs, IntRange) else max(epochs.choices)
+    if (first := pruner.options.get("first", 1)) > epochs:
+        rule = f"must be at most {epochs}, the epochs of a trial"
+        document.problem(("search", "pruner", pruner.name, "first"), rule, found=first)
 
 
 def _fixed_weights(document: Document, tree: dict[str, Any]) -> None:
@@ -124,9 +150,11 @@ def _grid(document: Document, tree: dict[str, Any]) -> None:
 # Each rule with the parts of the space that must be right for it.
 RULES: dict[Callable[[Document, dict[str, Any]], None], tuple[Key, ...]] = {
     _folder: (("study",),),
+    _file_names: (("study",), ("tasks",), ("branches",)),
     _objective: (("tasks",), ("search", "maximize"), ("search", "minimize")),
     _files: (),
     _folder_of_images: (("data",),),
     _fixed_weights: (("tasks",), ("losses",)),
+    _pruner: (("search", "pruner"), ("train",)),
     _grid: (("search", "sampler"), ("merge",), ("unfreeze",), ("losses",), ("train",)),
 }

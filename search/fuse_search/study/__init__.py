@@ -1,12 +1,23 @@
 """What is kept of a study: the only place that imports optuna.
 
-A study is opened by its URL, asked for trials and told their results; all of its state is in
-Optuna's storage, so that any number of workers can do so.
+A study is opened by its URL; trials are claimed from it, and it is told their results. All of its
+state is in Optuna's storage and in the leases, so that any number of workers can do so.
 """
 
 from ..tally import Row
+from .claim import Claim
+from .opening import attributes, open_study
 from .samplers import PRUNERS, SAMPLERS
 from .storage import storage_url
-from .study import Study, attributes, open_study
+from .study import Study
 
-__all__ = ["PRUNERS", "SAMPLERS", "Row", "Study", "attributes", "open_study", "storage_url"]
+__all__ = [
+    "PRUNERS",
+    "SAMPLERS",
+    "Claim",
+    "Row",
+    "Study",
+    "attributes",
+    "open_study",
+    "storage_url",
+]

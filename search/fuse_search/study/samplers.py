@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial
 
-from ..spec import Count, Whole
-
-
-class Tpe(optuna.samplers.TPESampler):
-    """TPE that may be told which parameters all trials have in common, so far."""
-
-    common: IntersectionSearchSpace | None = None
-    """Kept up to date from trial to trial: a sampler finds it in all trials anew."""
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        if self.common is None:
-            return super().infer_relative_search_space(study, trial)
-        found = self.common.calculate(study)
-        return {name: domain for name, domain in found.items() if not domain.single()}
+from ..spec import Count, Several, Whole
+from .quiet import quiet
 
 
 def tpe(seed: int, *, startup: Whole = 10) -> optuna.samplers.BaseSampler:
     """The tree-structured Parzen estimator (Watanabe 2023), after `startup` random trials."""
-    return Tpe(seed=seed, n_startup_trials=startup)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
 
 
 def random(seed: int) -> optuna.samplers.BaseSampler:
@@ -47,21 +29,12 @@ def gp(seed: int, *, startup: Whole = 10) -> optuna.samplers.BaseSampler:
     )
 
 
-class Grid(optuna.samplers.BruteForceSampler):
+def grid(seed: int) -> optuna.samplers.BaseSampler:
     """Every combination once; ranges need a step."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed=seed)
-        self.exhausted = False
-
-    def after_trial(self, *args: Any) -> None:
-        try:
-            super().after_trial(*args)
-        except RuntimeError:  # study.stop(), which ask and tell have no loop for
-            self.exhausted = True
+    return optuna.samplers.BruteForceSampler(seed=seed)
 
 
-def nsga2(seed: int, *, population: Count = 20) -> optuna.samplers.BaseSampler:
+def nsga2(seed: int, *, population: Several = 20) -> optuna.samplers.BaseSampler:
     """The genetic algorithm NSGA-II (Deb et al. 2002)."""
     return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
 
@@ -76,17 +49,28 @@ def median(epochs: int, *, startup: Whole = 5, warmup: Whole = 1) -> optuna.prun
     return optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup + 1)
 
 
-def hyperband(epochs: int, *, first: Count = 1, factor: Count = 3) -> optuna.pruners.BasePruner:
+def hyperband(epochs: int, *, first: Count = 1, factor: Several = 3) -> optuna.pruners.BasePruner:
     """Hyperband (Li et al. 2018): `first` is the fewest epochs that a trial gets."""
     return optuna.pruners.HyperbandPruner(
         min_resource=first, max_resource=epochs, reduction_factor=factor
     )
 
 
-def asha(epochs: int, *, first: Count = 1, factor: Count = 3) -> optuna.pruners.BasePruner:
+def asha(epochs: int, *, first: Count = 1, factor: Several = 3) -> optuna.pruners.BasePruner:
     """Successive halving without waiting (Li et al. 2020)."""
     return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=factor)
 
 
-SAMPLERS = {"tpe": tpe, "random": random, "gp": gp, "grid": Grid, "nsga2": nsga2}
+SAMPLERS = {"tpe": tpe, "random": random, "gp": gp, "grid": grid, "nsga2": nsga2}
 PRUNERS = {"none": never, "median": median, "hyperband": hyperband, "asha": asha}
+
+
+def has_free(study: optuna.Study, ended: FrozenTrial) -> bool:
+    """Whether a grid has a combination that no trial has, seen from any trial that has ended."""
+    with quiet():
+        sampler = optuna.samplers.BruteForceSampler()
+    try:
+        sampler.after_trial(study, ended, ended.state, ended.values)
+    except RuntimeError:  # from study.stop(), as there is no loop to be stopped
+        return False
+    return True

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from filelock import FileLock
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy import exc
 
 from ..errors import InputError, masked
+from .patience import Patient
 
-TAIL = 1 << 16  # bytes in which the last whole line is looked for
+TAIL = 1 << 12  # bytes in which the begin of the last line is looked for
+CREATE_AGAIN = (0.1, 0.5, 2.0)
+"""Seconds before tables are looked for again that others were creating at the same time."""
 
 
 class Journal(JournalFileBackend):
@@ -26,6 +32,30 @@ class Journal(JournalFileBackend):
     def __init__(self, file: Path) -> None:
         super().__init__(str(file))
         self._mutex = FileLock(f"{file}.mutex")
+        self.line = 0
+        """The last line that was read."""
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """The lines from this one on, which is counted from zero.
+
+        Raises:
+            InputError: a line in the middle isn't a line of a journal.
+        """
+        self.line = log_number_from
+        try:
+            for log in super().read_logs(log_number_from):
+                self.line += 1
+                yield log
+        except ValueError:
+            self.line += 1
+            raise self.broken() from None
+
+    def broken(self) -> InputError:
+        """What to say of the last line that was read."""
+        return InputError(
+            f"{self._file_path}:{self.line}: not a line of a study's journal. Bring back a copy "
+            f"of the file, or go on without this line and all after it: head -n {self.line - 1}"
+        )
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
@@ -41,15 +71,24 @@ def _mend(file: BinaryIO) -> None:
     """Go to the end of the last whole line, and cut off what is behind it."""
     end = file.seek(0, os.SEEK_END)
     while end:
-        start = max(0, end - 1)
-        file.seek(start)
-        if file.read(1) == b"\n":
+        begin = _last_line(file, end)
+        file.seek(begin)
+        line = file.read(end - begin)
+        if line.startswith(b"{") and line.endswith(b"}\n"):
             break
-        start = max(0, end - TAIL)
-        file.seek(start)
-        end = start + file.read(end - start).rfind(b"\n") + 1
-        file.truncate(end)
+        end = file.truncate(begin)
     file.seek(end)
+
+
+def _last_line(file: BinaryIO, end: int) -> int:
+    """Where the last line of the first `end` bytes begins."""
+    start = end - 1
+    while start > 0:
+        stop, start = start, max(0, start - TAIL)
+        file.seek(start)
+        if found := file.read(stop - start).rfind(b"\n") + 1:
+            return start + found
+    return 0
 
 
 def storage_url(results: Path, study: str) -> str:
@@ -57,14 +96,39 @@ def storage_url(results: Path, study: str) -> str:
     return f"journal://{results / study / 'study.journal'}"
 
 
-def open_storage(url: str) -> BaseStorage:
+def open_storage(url: str) -> Patient:
     """The storage of this URL. Raises InputError when it can't be opened."""
     try:
-        if url.startswith("journal://"):
-            file = Path(url.removeprefix("journal://"))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(Journal(file))
-        return RDBStorage(url)
+        storage = _journal(url) if url.startswith("journal://") else _database(url)
+    except InputError:
+        raise
     except Exception as error:  # whatever a database driver raises
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"--storage: {masked(url)} can't be opened: {reason}") from None
+        raise InputError(f"--storage: {masked(url)} can't be opened: {masked(reason)}") from None
+    return Patient(storage, url)
+
+
+def _journal(url: str) -> BaseStorage:
+    file = Path(url.removeprefix("journal://"))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        journal = Journal(file)
+    except OSError as error:
+        raise InputError(f"{file.parent} can't be written: {error.strerror}") from None
+    try:
+        return JournalStorage(journal)
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError):
+        raise journal.broken() from None  # valid JSON, but nothing that Optuna wrote
+
+
+def _database(url: str) -> BaseStorage:
+    # A server may have restarted since a connection was used; SQLite lets one write at a time.
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if url.startswith("sqlite"):
+        options["connect_args"] = {"timeout": 60}
+    for pause in CREATE_AGAIN:
+        try:
+            return get_storage(RDBStorage(url, options))
+        except exc.DBAPIError:
+            time.sleep(pause)
+    return get_storage(RDBStorage(url, options))

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import socket
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
 
 import optuna
-from optuna.search_space import IntersectionSearchSpace
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from ..spec import Choice, Search
+from ..errors import LeaseLost
+from ..leases import Leases
+from ..spec import Search
 from ..tally import Row, Tally
-from .samplers import PRUNERS, SAMPLERS, Tpe
-from .storage import open_storage
+from .claim import Claim
+from .patience import Patient
+from .quiet import make, quiet
+from .reports import Reports
+from .row import row_of
+from .samplers import SAMPLERS, has_free
+from .seeded import Seeded
+
+BASELINE = "baseline "
+DRAWN = "drawn"
+ENDS = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
 class Study:
     """One Optuna study."""
 
-    def __init__(self, study: optuna.Study, search: Search, seed: int, epochs: int) -> None:
-        self._study, self._search, self._seed, self._epochs = study, search, seed, epochs
+    def __init__(
+        self, study: optuna.Study, storage: Patient, leases: Leases, search: Search, seed: int
+    ) -> None:
+        self._study, self._storage, self._leases = study, storage, leases
         self.target = search.maximize or search.minimize or "loss"
         self.direction = "maximize" if search.maximize else "minimize"
-        self._asked: dict[int, optuna.Trial] = {}
-        self._common = IntersectionSearchSpace(include_pruned=True)
+        self._grid = search.sampler.name == "grid"
+        study.sampler = Seeded(partial(make, SAMPLERS, search.sampler), seed, study)
+        self._claims: dict[int, Claim] = {}
+        self._reports = Reports(storage)
         self._tally = Tally(maximize=self.direction == "maximize")
         self._seen = 0
         """Trials that were looked at,"""
@@ -41,182 +52,226 @@ class Study:
         return self._study.study_name
 
     @property
+    def leases(self) -> Leases:
+        """Who is at what."""
+        return self._leases
+
+    @property
     def attributes(self) -> dict[str, Any]:
         """What was noted with the study."""
         return self._study.user_attrs
+
+    def tell_outages(self, say: Callable[[str], object]) -> None:
+        """Let a person know by `say` when the storage is away and is waited for."""
+        self._storage.say = say
 
     def note(self, key: str, value: Any) -> None:
         """Remember a JSON value with the study."""
         self._study.set_user_attr(key, value)
 
-    def ask(self) -> optuna.Trial:
-        """Begin a trial. Its sampler depends on the seed and the trial's number alone."""
-        self._look()
-        content = f"{self._seed} {self._seen}".encode()
-        seed = int.from_bytes(hashlib.sha256(content).digest()[:4], "big")
-        self._study.sampler = _make(SAMPLERS, self._search.sampler, seed)
-        if isinstance(self._study.sampler, Tpe):
-            self._study.sampler.common = self._common
-        self._study.pruner = _make(PRUNERS, self._search.pruner, self._epochs)
+    @property
+    def baselines(self) -> dict[str, dict[str, Any]]:
+        """What was noted of each baseline, by its name."""
+        found = [v for key, v in self.attributes.items() if key.startswith(BASELINE)]
+        return {about["name"]: about for about in found}
+
+    def note_baseline(self, about: dict[str, Any]) -> None:
+        """Remember a baseline: name, kind, run, metrics, seconds, and reason if it failed."""
+        self.note(BASELINE + about["name"], about)
+
+    def claim(
+        self, total: int, draw: Callable[[optuna.Trial], object] | None = None
+    ) -> Claim | None:
+        """A trial to work at: one that was left by its worker, or else a new one.
+
+        None: there is nothing to begin now. `total` counts the trials that shall be finished;
+        those that others are at may still fail. `draw` suggests all parameters of a trial: in a
+        grid that is done before anyone else may claim one, or two would get the same ones.
+        """
+        # Again as a whole: a trial that was created although that failed is found as left.
+        return self._storage.again(self._claim, total, draw)
+
+    def _claim(self, total: int, draw: Callable[[optuna.Trial], object] | None) -> Claim | None:
+        with self._leases.lock():
+            leased = self._leased()  # before the trials: a lease ends after its trial
+            trials = self._look()
+            left = [n for n in sorted({*leased, *self._running(trials)}) if not leased.get(n)]
+            resumed = (self._resume(number, trials) for number in left)
+            claim = next(filter(None, resumed), None) or self._begin(total, trials)
+            if claim and draw and self._grid and DRAWN not in claim.row.attributes:
+                with suppress(Exception):  # the worker draws again, and sees what is wrong
+                    draw(claim.trial)
+                    claim.trial.set_user_attr(DRAWN, True)
+        if claim:
+            self._claims[claim.number] = claim
+        return claim
+
+    def _begin(self, total: int, trials: list[FrozenTrial]) -> Claim | None:
+        """A new trial, unless those that are open may do, or there is none."""
+        if self._tally.count + len(self._running(trials)) >= total or not self._more(trials):
+            return None
         trial = self._study.ask()
-        trial.set_user_attr("worker", [socket.gethostname(), os.getpid()])
-        self._asked[trial.number] = trial
-        return trial
+        lease = self._leases.take(f"trial-{trial.number}")
+        assert lease is not None, "a new trial is leased to nobody"
+        return Claim(trial.number, trial, lease, Row(trial.number, "running", None, {}, {}, 0.0))
+
+    def _resume(self, number: int, trials: list[FrozenTrial]) -> Claim | None:
+        """Go on with a trial that was begun, or told and not closed."""
+        lease = self._leases.take(f"trial-{number}")
+        if lease is None:
+            return None
+        if number >= len(trials):  # of a storage that is no more
+            lease.end()
+            return None
+        try:
+            self._study._thread_local.cached_all_trials = None  # as `ask` does
+            trial = optuna.Trial(self._study, trials[number]._trial_id)
+        except BaseException:
+            lease.release()
+            raise
+        return Claim(number, trial, lease, row_of(trials[number], alive=True))
+
+    def settled(self, total: int) -> bool:
+        """Whether nothing is left to do: no trial is open or was left, and none is to begin.
+
+        Nor is another worker at one's last writes: should it die, somebody has to do them.
+        """
+        with self._leases.lock():
+            left = any(name.startswith("trial-") for name in self._leases.others())
+            trials = self._look()
+            if self._running(trials) or left:
+                return False
+            return self._tally.count >= total or not self._more(trials)
+
+    def _leased(self) -> dict[int, bool]:
+        """Whether a living worker has it, by the number of each trial that is leased."""
+        found = self._leases.all().items()
+        return {int(name[6:]): alive for name, alive in found if name.startswith("trial-")}
+
+    def _running(self, trials: list[FrozenTrial]) -> list[int]:
+        return [n for n in self._unfinished if trials[n].state == TrialState.RUNNING]
+
+    def _more(self, trials: list[FrozenTrial]) -> bool:
+        """Whether the sampler has a trial to suggest: a grid has an end.
+
+        Nobody knows which combination a trial will have that has not drawn all of it.
+        """
+        if not self._grid:
+            return True
+        ended = [trial for trial in trials if trial.state.is_finished() and trial.params]
+        drawn = all(DRAWN in trials[number].user_attrs for number in self._running(trials))
+        return drawn and (not ended or has_free(self._study, ended[-1]))
 
     def remember(self, number: int, **attributes: Any) -> None:
-        """Note JSON values with a trial that was asked for."""
-        for name, value in attributes.items():
-            self._asked[number].set_user_attr(name, value)
+        """Note JSON values with a trial, unless it was told before. Raises LeaseLost."""
+        claim = self._held(number)
+        for name, value in attributes.items() if claim.row.state == "running" else ():
+            claim.trial.set_user_attr(name, value)
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Tell the target's value after an epoch; whether the trial had better be stopped."""
-        self._asked[number].report(value, epoch + 1)  # pruners count the epochs that are done
-        return self._asked[number].should_prune()
+        """Tell the target's value after an epoch; whether the trial had better be stopped.
+
+        To tell it again changes nothing, and gives the same answer if it was the last one told.
+        What the storage can't take now is told with the next one: training goes on meanwhile.
+        Raises LeaseLost.
+        """
+        return self._reports.tell(self._held(number), epoch, value)
 
     def tell(self, number: int, state: str, value: float | None = None) -> None:
-        """End a trial as complete (with its value), pruned or failed."""
-        ends = {
-            "complete": TrialState.COMPLETE,
-            "pruned": TrialState.PRUNED,
-            "failed": TrialState.FAIL,
-        }
-        trial = self._asked.pop(number)
-        self._study.tell(trial, value if state == "complete" else None, ends[state])
-        if getattr(self._study.sampler, "exhausted", False):
-            self.note("exhausted", True)
+        """End a trial as complete (with its value), pruned or failed. Raises LeaseLost."""
+        claim = self._held(number)
+        self._reports.catch_up(claim)
+        try:
+            self._study.tell(claim.trial, value if state == "complete" else None, ENDS[state])
+        except UpdateFinishedTrialError:  # the storage went away after it had done this
+            if self._look()[number].state != ENDS[state]:
+                raise LeaseLost(f"trial {number} was told by another worker") from None
+        self._forget(number)
 
-    def interrupt(self, number: int, reason: str) -> None:
-        """Fail a trial that was cut off; the next one takes its parameters."""
-        trial = self._asked.pop(number)
-        trial.set_user_attr("reason", reason)
-        self._study.tell(trial, state=TrialState.FAIL)
-        self._study.enqueue_trial(trial.params)
+    def infeasible(self, number: int, constraint: str, excess: float) -> None:
+        """End a trial that can't be trained here, by how much it exceeds what: more than 0.
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether the sampler has nothing more to suggest: a grid has an end."""
-        return bool(self.attributes.get("exhausted"))
+        Optuna counts it as pruned. TPE prefers any trial that kept its constraints to it; the
+        other samplers learn from complete trials alone. Raises LeaseLost.
+        """
+        claim = self._held(number)
+        with quiet():  # it may be set already, by a worker that was cut off here
+            claim.trial.set_constraint(constraint, excess)
+        claim.trial.set_user_attr("outcome", "infeasible")
+        self.tell(number, "pruned")
+
+    def release(self, number: int) -> None:
+        """Leave a trial to whoever claims one next; what is known of it stays."""
+        self._claims[number].lease.release()
+        self._forget(number)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, a storage that is away is not waited for."""
+        with self._storage.at_once():
+            yield
+
+    def close(self) -> None:
+        """Be a worker of this study no longer: trials that are still claimed are left."""
+        self._leases.close()
+
+    def _held(self, number: int) -> Claim:
+        claim = self._claims[number]
+        claim.lease.check()
+        return claim
+
+    def _forget(self, number: int) -> None:
+        self._reports.forget(number)
+        del self._claims[number]
 
     def known(self, identity: str) -> Row | None:
         """The finished trial with this identity that was trained, if there is one."""
-        return self._look().known.get(identity)
+        self._look()
+        return self._tally.known.get(identity)
 
     def rows(self) -> list[Row]:
         """All trials by number."""
-        return [_row(frozen) for frozen in self._study.get_trials(deepcopy=False)]
+        leased = self._leased()
+        trials = self._study.get_trials(deepcopy=False)
+        return [row_of(frozen, leased.get(frozen.number, False)) for frozen in trials]
 
     def finished(self) -> int:
         """How many trials are complete or pruned."""
-        return self._look().count
+        self._look()
+        return self._tally.count
 
     def best(self) -> Row | None:
         """The complete trial with the best value; the first one among equals."""
-        return self._look().best
+        self._look()
+        return self._tally.best
 
-    def _look(self) -> Tally:
-        """Take in what has ended since the last look, by whichever worker."""
+    def _look(self) -> list[FrozenTrial]:
+        """All trials; what has ended since the last look, by whichever worker, is taken in."""
         trials = self._study.get_trials(deepcopy=False)
         new = [*self._unfinished, *range(self._seen, len(trials))]
         self._seen, self._unfinished = len(trials), []
         for number in new:
             if trials[number].state.is_finished():  # and so never changes again
-                self._tally.add(_row(trials[number]))
+                self._tally.add(row_of(trials[number], alive=False))
             else:
                 self._unfinished.append(number)
-        return self._tally
+        return trials
 
-    def improves(self, value: float) -> bool:
-        """Whether a trial of this value would be the best one."""
-        best = self.best()
-        if best is None or best.value is None:
-            return True
-        return value > best.value if self.direction == "maximize" else value < best.value
+    def keeps(self, row: Row) -> bool:
+        """Whether the network of a trial that would end so is one to keep."""
+        self._look()
+        return self._tally.keeps(row)
+
+    def superseded(self, number: int) -> bool:
+        """Whether a trial has ended and its network is none to keep."""
+        self._look()
+        ended = number < self._seen and number not in self._unfinished
+        return ended and number not in self._tally.kept
 
     def importances(self) -> dict[str, float]:
         """How much each parameter tells good trials from bad (PED-ANOVA, Watanabe et al. 2023)."""
-        with _quiet():
+        with quiet():
             try:
                 return dict(optuna.importance.get_param_importances(self._study))
             except (ValueError, RuntimeError):
                 return {}
-
-    def reap(self) -> list[Row]:
-        """Fail the trials of workers on this host that are no longer alive, and return them."""
-        dead = []
-        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            host, process = frozen.user_attrs.get("worker", ["", 0])
-            earlier = process == os.getpid() and frozen.number not in self._asked  # same number
-            if host == socket.gethostname() and (earlier or not _alive(process)):
-                trial = optuna.Trial(self._study, frozen._trial_id)
-                self._asked[frozen.number] = trial
-                trial.set_user_attr("seconds", 0.0)  # when it was killed nobody knows
-                self.interrupt(frozen.number, "its worker was killed")
-                dead.append(_row(frozen))
-        return dead
-
-
-def attributes(url: str, name: str) -> dict[str, Any]:
-    """What was noted with the study of this name, empty if there is none; nothing is created."""
-    for scheme in ("journal://", "sqlite:///"):
-        if url.startswith(scheme) and not Path(url.removeprefix(scheme)).exists():
-            return {}
-    with _quiet():
-        try:
-            return optuna.load_study(storage=open_storage(url), study_name=name).user_attrs
-        except KeyError:
-            return {}
-
-
-def open_study(url: str, name: str, search: Search, seed: int, epochs: int) -> Study:
-    """Open the study of this name, or create it. `epochs` is the longest a trial is trained.
-
-    Raises:
-        InputError: the storage can't be opened.
-    """
-    direction: Literal["maximize", "minimize"] = "maximize" if search.maximize else "minimize"
-    storage = open_storage(url)
-    with _quiet():
-        try:  # creating an existing study would write to the journal
-            study = optuna.load_study(storage=storage, study_name=name)
-        except KeyError:
-            study = optuna.create_study(
-                storage=storage, study_name=name, direction=direction, load_if_exists=True
-            )
-    return Study(study, search, seed, epochs)
-
-
-def _make(registry: dict[str, Any], choice: Choice, first: int) -> Any:
-    with _quiet():
-        return registry[choice.name](first, **choice.options)
-
-
-def _row(frozen: FrozenTrial) -> Row:
-    states: dict[TrialState, Any] = {TrialState.FAIL: "failed"}
-    lasted = frozen.duration.total_seconds() if frozen.duration else 0.0
-    return Row(
-        frozen.number,
-        states.get(frozen.state, frozen.state.name.lower()),
-        frozen.value if frozen.state == TrialState.COMPLETE else None,
-        frozen.user_attrs,
-        {step - 1: value for step, value in frozen.intermediate_values.items()},
-        frozen.user_attrs.get("seconds", lasted),
-    )
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Optuna's log lines, and warnings about experimental classes and few trials."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

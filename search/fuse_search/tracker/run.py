@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from .model import save
-from .writes import Writes
+from .model import log_model
+from .patience import patiently
+from .writes import Writes, while_held
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,17 +23,22 @@ if TYPE_CHECKING:
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 KIND = "fuse_search.kind"
+PARENT = "mlflow.parentRunId"
 TOGETHER = 10.0
 """Seconds of which the metrics are written in one batch."""
-PATIENCE = 50
-"""Tenths of a second that a run which is copied is waited for."""
+COPIED_AFTER = 30.0
+"""Seconds that a run which is copied is waited for."""
+
+T = TypeVar("T")
 
 
 class Run:
     """One MLflow run: a study, or below it a trial, a baseline, a finalist.
 
     What is logged to a child is written in the background, in order. What goes wrong there is
-    raised when its parent is flushed or ended.
+    raised when its parent is flushed or ended. A store that is away is waited for. All writes
+    bear repetition: after a fault that leaves open whether they were done, and by another worker
+    that takes the run over.
     """
 
     def __init__(
@@ -41,12 +47,20 @@ class Run:
         experiment_id: str,
         run_id: str | Future[str],
         writes: Writes | None = None,
+        tags: Mapping[str, str] | None = None,
+        again: bool = False,
+        held: Callable[[], bool] | None = None,
     ) -> None:
         self.client = client
         self.experiment_id = experiment_id
+        self.tags = dict(tags or {})
+        """Those that it had when it was found or begun."""
         self._run_id = run_id
         self._writes = writes
-        self._below = Writes()
+        self._again = again
+        self._held = held
+        self._below = Writes(client.tracking_uri)
+        self._done: list[Future[Any]] = []
         self._points: list[Metric] = []
         self._sent = time.monotonic()
 
@@ -55,45 +69,76 @@ class Run:
         """Its ID in MLflow; waits until the run is there."""
         return self._run_id if isinstance(self._run_id, str) else self._run_id.result()
 
-    @property
-    def run_id_if_any(self) -> str | None:
-        """Its ID, or None when it could not be created."""
-        try:
-            return self.run_id
-        except Exception:  # it is raised by flush
-            return None
-
     def child(
         self,
         name: str,
         params: Mapping[str, str],
         tags: Mapping[str, str] | None = None,
         kind: str = "trial",
+        again: bool = False,
+        held: Callable[[], bool] | None = None,
     ) -> Run:
-        """Start a run called `name` that MLflow's page shows below this one."""
-        own = {"mlflow.parentRunId": self.run_id, KIND: kind} | dict(tags or {})
-        run_id: Future[str] = Future()
+        """Start a run called `name` that MLflow's page shows below this one.
 
-        def create() -> None:
-            try:
-                created = self.client.create_run(self.experiment_id, run_name=name, tags=own)
-                run_id.set_result(created.info.run_id)
-            except BaseException as fault:  # or whoever asks for the ID would wait for ever
-                run_id.set_exception(fault)
-                raise
+        Args:
+            again: go on with the run below this one that has this kind and these tags (without
+                tags: this name), if there is one, whatever its status. It is RUNNING then, has
+                lost its tag `state`, and keeps its points: an epoch that it has is not added.
+            held: whether the run is still this worker's; asked before every write in the
+                background. Once it isn't, the rest is left out, and that is no fault.
+        """
+        own = {PARENT: self.run_id, KIND: kind} | dict(tags or {})
+        started, tried = int(time.time() * 1000), False
 
-        self._below.later(create)
-        run = Run(self.client, self.experiment_id, run_id, self._below)
+        def begin() -> str:
+            nonlocal tried
+            found = []
+            if again:
+                found = self._search(own if tags else own | {"mlflow.runName": name})
+            elif tried:  # and perhaps it was created, and only the answer got lost
+                found = self._search(own, f"attributes.start_time = {started}")
+            tried = True
+            if found:
+                return self._reopened(found[0])
+            return self.client.create_run(self.experiment_id, started, own, name).info.run_id
+
+        run_id = self._below.later(while_held(held, begin))
+        run = Run(self.client, self.experiment_id, run_id, self._below, own, again, held)
         run.describe(params, {})
         return run
 
-    def children(self, **tags: str) -> list[Run]:
-        """The runs below this one that have these tags and were not ended."""
-        wanted = {"mlflow.parentRunId": self.run_id} | tags
-        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
-        query += " and attributes.status = 'RUNNING'"
-        found = self.client.search_runs([self.experiment_id], query)
-        return [Run(self.client, self.experiment_id, run.info.run_id) for run in found]
+    def _reopened(self, found: Any) -> str:
+        run_id = found.info.run_id
+        if found.info.status != "RUNNING":
+            self.client.update_run(run_id, status="RUNNING")
+        if "state" in found.data.tags:
+            self.client.delete_tag(run_id, "state")
+        return run_id
+
+    def below(self, **tags: str) -> Run | None:
+        """The oldest run below this one that has these tags."""
+        found = self._asked(lambda: self._search({PARENT: self.run_id} | tags))
+        return Run(self.client, self.experiment_id, found[0].info.run_id) if found else None
+
+    def unfinished(self) -> list[Run]:
+        """The runs below this one that are RUNNING, with their `tags`."""
+        ask = partial(self._search, {PARENT: self.run_id}, "attributes.status = 'RUNNING'")
+        return [
+            Run(self.client, self.experiment_id, run.info.run_id, self._below, run.data.tags)
+            for run in self._asked(ask)
+        ]
+
+    def _search(self, tags: Mapping[str, str], *more: str) -> list[Any]:
+        """The runs of the experiment that have these tags and fulfil `more`, oldest first."""
+        query = " and ".join([*(f"tags.`{key}` = '{value}'" for key, value in tags.items()), *more])
+        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+        return self.client.search_runs(
+            [self.experiment_id], query, max_results=50_000, order_by=order
+        )
+
+    def tell_outages(self, say: Callable[[str], object]) -> None:
+        """Let a person know by `say` when the store is away and the writes below this run wait."""
+        self._below.say = say
 
     def describe(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Add parameters (each can be set once) and tags (these may change)."""
@@ -104,17 +149,29 @@ class Run:
             [RunTag(key, str(value)) for key, value in tags.items()],
         )
 
-    def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Add one point to the curve of each metric; `step` is the epoch.
+    def log(self, metrics: Mapping[str, float], step: int, at: float) -> None:
+        """Add one point to the curve of each metric.
 
         NaN and infinity are left out: SQL stores turn infinity into 1.8e308, and either ruins
-        the page's charts. A step that is logged twice appears twice in the history. Epochs that
-        are shorter than `TOGETHER` share a batch, which costs about what one of them does.
+        the page's charts. Epochs that are shorter than `TOGETHER` share a batch, which costs
+        about what one of them does.
+
+        Args:
+            metrics: the values by name.
+            step: the epoch.
+            at: when they were measured, in seconds since 1970. A point that is logged again with
+                the same time stands in the curve once: MLflow tells points apart by name, time,
+                step and value.
+
+        Raises:
+            StoreUnreachable: the store was given up; nothing more will be written.
         """
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        self._points += [Metric(k, v, now, step) for k, v in metrics.items() if math.isfinite(v)]
+        if self._writes and self._writes.lost:
+            raise self._writes.lost
+        when = int(at * 1000)
+        self._points += [Metric(k, v, when, step) for k, v in metrics.items() if math.isfinite(v)]
         if time.monotonic() - self._sent > TOGETHER:
             self._send([], [])
 
@@ -142,17 +199,19 @@ class Run:
 
     def artifact(self, path: Path) -> None:
         """Store a file, or a folder with all that it holds, under its own name; at once."""
-        self.client.log_artifact(self.run_id, str(path))
+        self._asked(lambda: self.client.log_artifact(self.run_id, str(path)))
 
-    def copy(self, other: str) -> None:
-        """Take over the curves and the artifacts, but for spec.yaml, of the run `other`."""
-        self._later(lambda: self._copy(other))
+    def copy(self, find: Callable[[], Run | None]) -> None:
+        """Take over the curves and the artifacts, but for spec.yaml, of the run that is found."""
+        self._later(lambda: self._copy(find()))
 
-    def _copy(self, other: str) -> None:
-        source = self.client.get_run(other)
-        for _ in range(PATIENCE):  # another worker tells of a trial before its last writes
-            if source.info.status != "RUNNING":
-                break
+    def _copy(self, found: Run | None) -> None:
+        if found is None:
+            return
+        other = found.run_id
+        source, since = self.client.get_run(other), time.monotonic()
+        # Another worker tells of a trial before its last writes.
+        while source.info.status == "RUNNING" and time.monotonic() - since < COPIED_AFTER:
             time.sleep(0.1)
             source = self.client.get_run(other)
         for metric in source.data.metrics:
@@ -162,13 +221,20 @@ class Run:
             Path(folder, "spec.yaml").unlink(missing_ok=True)
             self.client.log_artifacts(self.run_id, folder)
 
-    def end(self, status: Status = "FINISHED") -> None:
-        """Mark the run as ended, after those below it."""
+    def end(self, status: Status = "FINISHED", then: Callable[[], object] | None = None) -> None:
+        """Mark the run as ended, after those below it; and `then`, if all of its writes were done.
+
+        When one of them failed for good, `then` is left out.
+        """
         try:
             self._below.flush()
         finally:
-            self._send([], [])
-            self._later(lambda: self.client.set_terminated(self.run_id, status))
+            if not self._below.lost:  # or it would be waited for once more
+                self._send([], [])
+                self._later(lambda: self.client.set_terminated(self.run_id, status))
+        if then:
+            before = list(self._done)
+            self._later(lambda: None if any(done.exception() for done in before) else then())
 
     def flush(self) -> None:
         """Wait until all that was logged to this run and below it is written."""
@@ -180,13 +246,31 @@ class Run:
     def _send(self, params: list[Param], tags: list[RunTag]) -> None:
         points, self._points, self._sent = self._points, [], time.monotonic()
         if points or params or tags:
-            self._later(lambda: self.client.log_batch(self.run_id, points, params, tags))
+            self._later(lambda: self._batch(points, params, tags))
+
+    def _batch(self, points: list[Metric], params: list[Param], tags: list[RunTag]) -> None:
+        if self._again and points:
+            points = [point for point in points if (point.key, point.step) not in self._earlier]
+        self.client.log_batch(self.run_id, points, params, tags)
+
+    @cached_property
+    def _earlier(self) -> set[tuple[str, int]]:
+        """Names and steps of the points that the run had when it was taken over.
+
+        An epoch may have been trained again, with another time: its checkpoint was damaged.
+        """
+        names = self.client.get_run(self.run_id).data.metrics
+        histories = [self.client.get_metric_history(self.run_id, name) for name in names]
+        return {(point.key, point.step) for history in histories for point in history}
 
     def _later(self, write: Callable[[], object]) -> None:
         if self._writes:
-            self._writes.later(write)
+            self._done.append(self._writes.later(while_held(self._held, write)))
         else:
-            write()
+            self._asked(write)
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        return patiently(ask, self.client.tracking_uri)
 
     def model(self, network: nn.Module, example: Tensor) -> str:
         """Store `network` as the run's MLflow model; `mlflow.pytorch.load_model` takes the result.
@@ -194,7 +278,8 @@ class Run:
         The network is copied to the CPU in eval mode and stored as a torch.export program (pt2),
         which needs no code of ours to load, runs no pickle and takes any batch size. A network
         that can't be exported so is pickled, and loads only where its classes are installed;
-        the run's tag `fuse_search.model` says `pt2`, or `pickle` and why.
+        the run's tag `fuse_search.model` says `pt2`, or `pickle` and why. Done again, it
+        replaces what was stored.
 
         Args:
             network: maps a float tensor [B, ...] to {task: tensor [B, ...]}.
@@ -202,21 +287,5 @@ class Run:
 
         Returns: the model's URI, `models:/ID`.
         """
-        from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model
-
         self.flush()
-        network, example = copy.deepcopy(network).cpu().eval(), example.cpu()
-        params = self.client.get_run(self.run_id).data.params
-        model = self.client.create_logged_model(
-            self.experiment_id, name="model", source_run_id=self.run_id, params=params
-        )
-        record = Model(run_id=self.run_id, model_uuid=model.model_id, model_id=model.model_id)
-        record.artifact_path = model.artifact_location
-        with TemporaryDirectory() as folder:
-            stored, form = save(network, example, record, Path(folder))
-            self.client.log_model_artifacts(model.model_id, str(stored))
-        self.client.finalize_logged_model(model.model_id, "READY")
-        self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
-        self.client.set_tag(self.run_id, "fuse_search.model", form)
-        return model.model_uri
+        return log_model(self.client, self.run_id, network, example)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from filelock import FileLock
 
 from ..errors import InputError, masked
 
@@ -21,6 +23,7 @@ QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+ASIDE = ".mlflow-"
 DATABASES = {"sqlite", "postgresql", "mysql", "mssql"}
 
 
@@ -42,14 +45,16 @@ def open_store(uri: str, artifacts: str | None) -> MlflowClient:
     Raises: InputError, where it can't be opened.
     """
     os.environ.update(QUIET)
+    # We try again ourselves: MLflow would send again even what must not be done twice.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     from mlflow import MlflowClient
-    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES as retries
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # somebody may have imported it before
-    patience = retries.get()
-    retries.set(1)  # a wrong address is told at once, and not after minutes of trying again
+    # It prints faults of the database with their traceback, and raises them too.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
         if (file := sqlite_file(uri)) and not file.exists():
             _create(file, artifacts)
@@ -57,20 +62,23 @@ def open_store(uri: str, artifacts: str | None) -> MlflowClient:
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as fault:
         reason = " ".join(masked(str(fault)).split())
-        raise InputError(f"can't open the MLflow store {masked(uri)}: {reason}") from fault
-    finally:
-        retries.set(patience)
+        # Without its cause, which may show the address as it is.
+        raise InputError(f"can't open the MLflow store {masked(uri)}: {reason}") from None
     return client
 
 
 def _create(file: Path, artifacts: str | None) -> None:
     # MLflow breaks a database that two processes create at once, or one that is killed at it.
-    # So it is made aside and put in its place in one step; who comes second throws his away.
+    # So they take turns, and it is made aside and put in its place in one step.
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=file.parent, prefix=".mlflow-") as folder:
-        fresh = Path(folder) / file.name
-        SqlAlchemyStore(f"sqlite:///{fresh}", artifacts).engine.dispose()
-        with suppress(FileExistsError):
-            file.hardlink_to(fresh)
+    with FileLock(file.parent / "mlflow.lock"):
+        for left in file.parent.glob(f"{ASIDE}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if file.exists():
+            return
+        with TemporaryDirectory(dir=file.parent, prefix=ASIDE) as folder:
+            fresh = Path(folder) / file.name
+            SqlAlchemyStore(f"sqlite:///{fresh}", artifacts).engine.dispose()
+            fresh.rename(file)

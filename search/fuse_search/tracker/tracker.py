@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
+from .patience import patiently
 from .run import KIND, Run
 from .store import open_store, store
 
@@ -22,6 +26,7 @@ class Tracker:
     def __init__(self, uri: str | None, results: Path) -> None:
         self.uri, self.artifacts = store(uri, results)
         self.client = open_store(self.uri, self.artifacts)
+        self._results = results
 
     def open_study(
         self, name: str, params: Mapping[str, str], tags: Mapping[str, str] | None = None
@@ -29,18 +34,27 @@ class Tracker:
         """The study's parent run, in the experiment of the same name; created if it is missing.
 
         Idempotent: a second call finds the same run, sets it to RUNNING again and adds only
-        those `params` that it lacks, since MLflow lets no parameter change.
+        those `params` that it lacks, since MLflow lets no parameter change. Workers that start
+        at once take turns, or there would be a run for each.
         """
-        experiment = self._experiment(name)
-        found = self._parent(experiment)
-        if found is None:
-            self.client.create_run(experiment, run_name=name, tags={KIND: "study"})
-            # Asked for again, so that of two workers that start at once both take the older run.
-            found = self._parent(experiment)
-        self.client.update_run(found.info.run_id, status="RUNNING")
+        self._results.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._results / "mlflow.lock"):
+            experiment, found = patiently(partial(self._opened, name), self.uri)
         run = Run(self.client, experiment, found.info.run_id)
         run.describe({k: v for k, v in params.items() if k not in found.data.params}, tags or {})
         return run
+
+    def _opened(self, name: str) -> tuple[str, Any]:
+        """The experiment's ID and the parent run, which is RUNNING."""
+        experiment = self._experiment(name)
+        query = f"tags.`{KIND}` = 'study'"
+        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+        found = self.client.search_runs([experiment], query, max_results=1, order_by=order)
+        if not found:
+            run = self.client.create_run(experiment, run_name=name, tags={KIND: "study"})
+            return experiment, run
+        self.client.update_run(found[0].info.run_id, status="RUNNING")
+        return experiment, found[0]
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -56,9 +70,3 @@ class Tracker:
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id
-
-    def _parent(self, experiment: str) -> Any:
-        query = f"tags.`{KIND}` = 'study'"
-        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
-        runs = self.client.search_runs([experiment], query, max_results=1, order_by=order)
-        return runs[0] if runs else None

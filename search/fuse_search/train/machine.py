@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
+from tempfile import TemporaryFile
 
 import torch
 from torch import Tensor
@@ -88,22 +88,6 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def free_ram() -> int:
-    """Bytes of memory that are free for this process: of the machine and of its container."""
-    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    try:
-        about = dict(
-            line.split(":") for line in Path("/proc/meminfo").read_text("ascii").splitlines()
-        )
-        free = [int(about["MemAvailable"].split()[0]) * 1024]
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text("ascii"))
-        free.append(limit - int((group / "memory.current").read_text("ascii")))
-    except (OSError, KeyError, ValueError):  # another system, or no limit
-        pass
-    return max(0, min(free))
-
-
 def free_device(device: torch.device) -> int:
     """Bytes of a GPU's memory that are free; 0 without a GPU of its own memory."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
@@ -112,20 +96,17 @@ def free_device(device: torch.device) -> int:
 def _disk(folder: Path, values: Tensor) -> tuple[float, float]:
     """Bytes per second written and read, past the system's cache where that can be."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f".sample-{uuid4().hex}"
-    try:
+    with TemporaryFile(dir=folder, buffering=0) as file:  # gone even if this process is killed
         begun = time.perf_counter()
-        with file.open("wb") as opened:
-            opened.write(values.numpy().data)
-            os.fsync(opened.fileno())
-            write = values.nbytes / (time.perf_counter() - begun)
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.write(values.numpy().data)
+        os.fsync(file.fileno())
+        write = values.nbytes / (time.perf_counter() - begun)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.seek(0)
         begun = time.perf_counter()
-        file.read_bytes()
+        file.read()
         return write, values.nbytes / (time.perf_counter() - begun)
-    finally:
-        file.unlink(missing_ok=True)
 
 
 def _seconds(move: Callable[[], object], device: torch.device) -> float:

@@ -36,6 +36,11 @@ class Plan:
             self._decide()
 
     @property
+    def chance(self) -> torch.Generator:
+        """What images are changed by, batch after batch."""
+        return self._augmentation.chance
+
+    @property
     def decisions(self) -> list[Decision]:
         """Where the values of each prefix come from, and why; none where nothing may be stored."""
         return list(self._decisions.values())
@@ -146,16 +151,20 @@ class Plan:
             return Decision(*about, "recompute", reason, 0)
         views = (views or 1) if changed else 1
         wanted = self._wanted(prefix, rows_of, 0)
+        key = self.prefixes.key(wanted)
+        there = store.has(key)
+        if self.spec.train.epochs == 1 and not there and self.prefixes.first_time(key):
+            return Decision(*about, "recompute", "read once in this trial, and never before", 0)
         if prefix.stages > self.prefixes.measured(wanted).steady:
             reason = "a row's last bits would depend on the rows beside it"
             return Decision(*about, "recompute", reason, 0)
-        key, cost = self.prefixes.key(wanted), self.prefixes.cost(wanted)
+        cost = self.prefixes.cost(wanted)
         try:
             planner = self.prefixes.planner
         except OSError as error:
             reason = f"{store.folder} can't be written: {error.strerror or error}"
             return Decision(*about, "recompute", reason, 0)
-        nbytes, there = views * cost.nbytes, store.has(key)
+        nbytes = views * cost.nbytes
         place = self.prefixes.memory.place(nbytes)
         pays, reason = planner.pays(key, cost, place, epochs, views, there)
         if pays and not there and not store.fits(nbytes, planner.gain(cost, "disk") / cost.nbytes):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 import torchvision
@@ -17,6 +18,8 @@ from ..data import Data
 from ..data.augment import Augment
 from ..data.batches import Computed, Rows, fetch
 from ..data.layout import channels_last
+from ..data.room import free_ram
+from ..errors import Preempted
 from ..nets.freeze import Prefix
 from ..version import VERSION
 from .machine import (
@@ -25,7 +28,6 @@ from .machine import (
     Measured,
     free_device,
     free_disk,
-    free_ram,
     measure_stages,
     rows_at_once,
 )
@@ -69,7 +71,10 @@ class Prefixes:
 
     folder: where values are stored; None: nothing is, and all is computed when it is read.
     budget: bytes that they may take there, and again in memory; None: a share of what is free.
-    say: told in one line when another process is waited for.
+    sharing: how many processes share each kind of memory, where it is more than one.
+
+    `say` is told in one line when another process is waited for; `stop` is asked, while values are
+    computed to be stored, whether to leave that.
     """
 
     def __init__(
@@ -78,19 +83,24 @@ class Prefixes:
         device: torch.device,
         folder: Path | None = None,
         budget: int | None = None,
-        say: Callable[[str], None] = lambda line: None,
+        sharing: Mapping[Place, int] = MappingProxyType({}),
     ) -> None:
-        self.data, self.device, self.say = data, device, say
+        self.data, self.device = data, device
+        self.say: Callable[[str], None] = lambda line: None
+        self.stop: Callable[[], bool] = lambda: False
         self.store: Store | None = None
         self.memory = Memory({}, device)
         if folder is not None and budget != 0:
             used = Store(folder, 0).used()
             most = int(SHARE * (free_disk(folder) + used)) if budget is None else budget
             free: dict[Place, int] = {"device": free_device(device), "ram": free_ram()}
-            room: dict[Place, int] = {p: min(most, int(SHARE * n)) for p, n in free.items() if n}
+            room: dict[Place, int] = {
+                p: min(most, int(SHARE * n)) // sharing.get(p, 1) for p, n in free.items() if n
+            }
             self.store, self.memory = Store(folder, most), Memory(room, device)
         self._measured: dict[tuple[object, ...], Measured] = {}
         self._too_wide: set[str] = set()
+        self._asked_for: set[str] = set()
 
     @cached_property
     def planner(self) -> Planner:
@@ -121,6 +131,12 @@ class Prefixes:
         whole = json.dumps([*content, *precision, *made_by])
         return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
+    def first_time(self, key: str) -> bool:
+        """Whether this was not asked before; what is read but once is not worth measuring."""
+        first = key not in self._asked_for
+        self._asked_for.add(key)
+        return first
+
     def measured(self, values: Values) -> Measured:
         """The stages of this branch, run on some rows the first time that it is asked for."""
         branch = values.prefix.branch
@@ -145,6 +161,7 @@ class Prefixes:
 
         Whoever comes first does it, and others wait. `change` gives the view of the images. Gives
         the reason where something could not be stored; nothing half-written stays.
+        Raises Preempted when `stop` says so.
 
         What a network that computes in bf16 gives in fp32 is stored in fp16, if that is nearer to
         it than the bf16 that the next layer makes of it.
@@ -187,6 +204,8 @@ class Prefixes:
         writers: dict[Values, Writer | None] = {}
         try:
             for positions in rows.positions.split(rows_at_once(self.device)):
+                if self.stop():
+                    raise Preempted
                 value, stages = rows.fetch(positions)[0][SOURCE], start
                 for each in upwards:
                     with torch.inference_mode(), autocast(each.bf16, self.device):

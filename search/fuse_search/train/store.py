@@ -124,11 +124,15 @@ class Store:
         # unfinished ones first: what is finished in between counts twice, and not never
         return sum(entry.nbytes for entry in (*self._entries(".new-*"), *self._entries("[!.]*")))
 
-    def _make_room(self, about: About) -> bool:
-        for folder in self.folder.glob(".new-*"):
-            _remove_if_abandoned(folder)
+    def sweep(self) -> int:
+        """Remove what killed processes left behind, and count it."""
+        removed = sum(_remove_if_abandoned(folder) for folder in self.folder.glob(".new-*"))
         for folder in self.folder.glob(".gone-*"):
             shutil.rmtree(folder, ignore_errors=True)
+        return removed
+
+    def _make_room(self, about: About) -> bool:
+        self.sweep()
         victims = self._victims(about.nbytes, about.worth)
         for folder in victims or ():
             _remove(folder)
@@ -259,10 +263,11 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def _remove_if_abandoned(folder: Path) -> None:
+def _remove_if_abandoned(folder: Path) -> bool:
     """Remove what was being written by a process that is no longer alive."""
     try:
         with FileLock(folder / "lock", timeout=0):
             shutil.rmtree(folder, ignore_errors=True)
     except (Timeout, OSError):
-        pass
+        return False
+    return True

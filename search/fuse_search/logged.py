@@ -1,0 +1,68 @@
+"""What is logged of a whole training, to whichever run it belongs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from functools import cache, partial
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from .figures import confusion, curves
+from .spec import TrialSpec
+from .tracker import Run
+from .train.loop import Epoch
+from .train.planner import Decision
+from .trial import Trial
+from .version import VERSION
+
+
+def finish(run: Run, trial: Trial, history: list[Epoch], target: str) -> dict[str, float]:
+    """Log what belongs to a whole training, and give its last metrics and its costs."""
+    shared = trial.shared
+    about = json.dumps(environment(shared.device), indent=2)
+    files: dict[str, Any] = {"curves.png": partial(curves, history, target)}
+    for task, counts in trial.confusion().items():
+        classes = shared.data.targets[task].classes or ()
+        files[f"confusion/{task}.png"] = partial(confusion, counts, classes, task)
+    decided = {"prefixes.json": json.dumps(plain(trial.decisions), indent=2)}
+    run.files(files | {"environment.json": about} | (decided if trial.decisions else {}))
+    return history[-1].metrics | trial.costs
+
+
+def plain(decisions: list[Decision]) -> list[dict[str, Any]]:
+    """Decisions as JSON values."""
+    return [asdict(decision) for decision in decisions]
+
+
+def describe(spec: TrialSpec) -> str:
+    """A trial's readable name, such as `gated(resnet18+conv5x5) d2`."""
+    topology, use = spec.merge.topology, spec.merge.use
+    depth = spec.unfreeze.depth
+    depths = [str(depth[name]) for name in use] if isinstance(depth, dict) else [str(depth)]
+    if topology.name == "ensemble":
+        return f"{topology.options['weights']} ensemble({'+'.join(use)})"
+    if topology.name == "cascade":
+        first = [name for name in topology.options["order"] if name in use]
+        chain = "→".join([*first, *(name for name in use if name not in first)])
+        return f"cascade({chain}) d{','.join(depths)}"
+    return f"{topology.options['fusion'].name}({'+'.join(use)}) d{','.join(depths)}"
+
+
+@cache
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a run was made with."""
+    packages = ("torch", "torchvision", "optuna", "mlflow", "numpy")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {"fuse-search": VERSION} | {name: version(name) for name in packages},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }

@@ -1,0 +1,117 @@
+"""What all trials of one worker share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+
+from .data import Data, load
+from .errors import InputError
+from .leases import Leases
+from .nets.branch import Branch
+from .nets.merged import build_branch
+from .spec import Merge, TrialSpec
+from .train.loop import Epoch
+from .train.planner import Place
+from .train.prefixes import Prefixes
+from .written import written
+
+Watch = Callable[[TrialSpec, Epoch], None]
+
+
+@dataclass
+class Shared:
+    """What all trials of one worker share: rows, device, branches, and what is done once."""
+
+    data: Data
+    device: torch.device
+    solos: Path
+    """Folder of the trainings that are done once; its files are named by their content."""
+    prefixes: Prefixes
+    """Values of frozen stages."""
+    watch: Watch = lambda spec, epoch: None
+    """Told after every epoch of a training that is done once."""
+    say: Callable[[str], None] = print
+    """Told of what a person may want to know."""
+    stop: Callable[[], bool] = lambda: False
+    """Asked after every step whether to stop, once the training is saved."""
+    branches: dict[str, Branch] = field(default_factory=dict)
+    """Those that were built, by their content."""
+
+    def __post_init__(self) -> None:
+        self.leases = Leases(self.solos)
+        """Who is at which of the trainings that are done once."""
+
+    def untrained(self, spec: TrialSpec, name: str) -> Branch:
+        """This branch with all its stages, as it is before any training; not to be changed."""
+        content = json.dumps([name, spec.seed, written(spec.branches[name])])
+        if content not in self.branches:
+            whole = spec.model_copy(update={"merge": Merge(use=(name,))})
+            built = build_branch(name, whole, self.data)
+            # Convolutions and pooling are faster so, on a GPU and on a CPU.
+            self.branches[content] = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self.branches[content]
+
+
+def open_shared(
+    spec: TrialSpec,
+    device: str | None,
+    results: Path,
+    cache_budget: int | None = None,
+    sharing: Mapping[Place, int] = MappingProxyType({}),
+) -> Shared:
+    """Load the rows, hold them on the device when they fit, and check the tasks against them.
+
+    `device` is a torch device string; None means CUDA when there is one. Branches trained alone
+    go to `results/solo`, values of frozen stages to `results/cache`: of these at most
+    `cache_budget` bytes; None: a share of what is free. `sharing`: as Prefixes has it.
+
+    Raises:
+        InputError: the rows can't be loaded, or a task doesn't fit them.
+    """
+    chosen = _device(device)
+    data = _fitted(load(spec.data, spec.seed), spec)
+    if chosen.type != "cuda" or data.nbytes < torch.cuda.mem_get_info(chosen)[0] / 2:
+        data = data.to(chosen)
+    prefixes = Prefixes(data, chosen, results / "cache", cache_budget, sharing)
+    return Shared(data, chosen, results / "solo", prefixes)
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type not in ("cpu", "cuda", "mps", "xpu"):
+            raise RuntimeError("must be cpu, cuda, cuda:1, mps or xpu")
+        torch.empty(0, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: can't be used here: {reason}") from None
+    return device
+
+
+def _fitted(data: Data, spec: TrialSpec) -> Data:
+    """The data with its targets as the tasks want them."""
+    targets = {}
+    for name, task in spec.tasks.items():
+        if name not in data.targets:
+            there = ", ".join(data.targets)
+            raise InputError(f"tasks.{name}: the data has no such target; it has {there}")
+        target = data.targets[name]
+        if task.type == "regression":
+            target = target.as_number()
+        elif target.classes is None:
+            raise InputError(f"tasks.{name}.type: classification needs classes, found numbers")
+        elif task.classes not in (None, len(target.classes)):
+            found = len(target.classes)
+            raise InputError(
+                f"tasks.{name}.classes: must be {found}, as the data has, found {task.classes}"
+            )
+        targets[name] = target
+    return Data(data.inputs, targets, data.splits, data.digest)

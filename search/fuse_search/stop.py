@@ -1,0 +1,61 @@
+"""Stopping when asked to: by Ctrl-C, SIGTERM or SIGUSR1, as schedulers announce a preemption."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n)]
+SAME = 1.0
+"""Seconds in which signals count as one: a scheduler may tell every process of a job, and the one
+that started them tells them too."""
+
+
+class Stop:
+    """Whether somebody wants this process to stop. A second signal interrupts it at once."""
+
+    def __init__(self) -> None:
+        self._wanted = False  # a plain value: a signal handler must not wait for a lock
+
+    def __call__(self) -> bool:
+        return self._wanted
+
+    def want(self) -> None:
+        """Ask for it, from wherever."""
+        self._wanted = True
+
+    def wait(self, seconds: float) -> None:
+        """Sleep so long, or until it is wanted."""
+        until = time.monotonic() + seconds
+        while not self() and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+
+    @contextmanager
+    def listening(self, told: Callable[[], None]) -> Iterator[None]:
+        """Take signals, in the main thread; `told` is called at the first one."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python delivers signals to the main thread alone
+            return
+
+        first: float | None = None
+
+        def asked(number: int, frame: FrameType | None) -> None:
+            nonlocal first
+            if first is None:
+                first = time.monotonic()
+                self.want()
+                with suppress(RuntimeError):  # it came in the middle of another print
+                    told()
+            elif time.monotonic() - first > SAME:
+                raise KeyboardInterrupt
+
+        before = {number: signal.signal(number, asked) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

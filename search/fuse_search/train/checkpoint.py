@@ -1,0 +1,145 @@
+"""Checkpoints of a training: whole and true to the bit, or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+KEPT = 2  # the last one may turn out to be damaged
+CHUNK = 8 << 20  # bytes that are checked at once
+
+
+@dataclass(frozen=True)
+class State:
+    """A training between two steps: tensors on the CPU that nothing changes, and plain data."""
+
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one training in a folder, written in the background.
+
+    A file's name holds its order (fence, epoch, batch) and its content's CRC-32; it appears by one
+    rename once it is on the disk. Of two workers that write to the same folder, because one of them
+    doesn't know yet that it lost the training, the one with the higher `fence` counts.
+    """
+
+    def __init__(self, folder: Path, fence: int = 0, held: Callable[[], bool] = lambda: True):
+        self.folder, self.fence, self._held = folder, fence, held
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+
+    def open(self) -> None:
+        """Make the folder: while it is there, not all that belongs to the training is done."""
+        with suppress(OSError):  # a full disk ends no training
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, state: State) -> Future[None]:
+        """Write a state. The result holds an OSError when the disk is full or can't be written."""
+        return self._thread.submit(self._write, state)
+
+    def load(self) -> State | None:
+        """The last state that is whole, if there is one; damaged files are removed."""
+        self._thread.submit(lambda: None).result()  # after what is being written
+        for file in reversed(self._files()):
+            try:
+                return _read(file)
+            except (ValueError, KeyError, SafetensorError):
+                file.unlink(missing_ok=True)
+            except OSError:  # it may be read another time
+                pass
+        return None
+
+    def start(self, since: int) -> int:
+        """Note that this process trains from here on, and count those that did before it.
+
+        Of all that took the training over; `since` is the fence of the first one that counts.
+        """
+        file, earlier = self.folder / "starts", set[int]()
+        self.open()
+        with suppress(OSError, ValueError):
+            if file.exists():
+                earlier = {int(fence) for fence in file.read_text("ascii").split()}
+            with file.open("a", encoding="ascii") as opened:
+                opened.write(f"{self.fence}\n")
+        return sum(since <= fence < self.fence for fence in earlier)
+
+    def begin(self) -> None:
+        """Count an epoch that is begun: those that are cut off were computed too."""
+        if not self._held():
+            return
+        self.open()
+        with suppress(OSError), self._count.open("ab") as file:
+            file.write(b".")
+
+    @property
+    def begun(self) -> int:
+        """How many epochs were begun, by all that worked on this training."""
+        return self._count.stat().st_size if self._count.exists() else 0
+
+    def clear(self) -> None:
+        """Remove all of them, and wait for the one that is being written."""
+        self._thread.shutdown()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _count(self) -> Path:
+        return self.folder / "begun"
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.safetensors"))
+
+    def _write(self, state: State) -> None:
+        if not self._held():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = self.folder / f".{uuid4().hex}"
+        try:
+            tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
+            save_file(tensors, unfinished, {"about": json.dumps(state.about)})
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            place = "{epoch:06}-{batch:08}".format(**state.about)
+            name = f"{self.fence:06}-{place}-{_checksum(unfinished):08x}.safetensors"
+            unfinished.replace(self.folder / name)
+        except SafetensorError as error:  # which is how it tells of a full disk
+            raise OSError(str(error)) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+        for old in self._files()[:-KEPT]:
+            old.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> State:
+    """Raises ValueError, KeyError, OSError or SafetensorError when the file isn't whole."""
+    if int(file.stem.rpartition("-")[2], 16) != _checksum(file):
+        raise ValueError("the checksum differs")
+    with safe_open(file, framework="pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        return State(tensors, json.loads(opened.metadata()["about"]))
+
+
+def _checksum(file: Path) -> int:
+    crc = 0
+    for chunk in _chunks(file):
+        crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        while chunk := opened.read(CHUNK):
+            yield chunk

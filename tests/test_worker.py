@@ -1,0 +1,235 @@
+"""A worker that goes on with what others left, and what it does at a fault."""
+
+from __future__ import annotations
+
+from collections import Counter
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from claimant import opened
+from fuse_search import worker as workers
+from fuse_search.errors import StudyStopped
+from fuse_search.opening import open_all
+from fuse_search.progress import Progress
+from fuse_search.reconcile import reconcile
+from fuse_search.stop import Stop
+from fuse_search.study import Study
+from fuse_search.tracker import Run
+from fuse_search.train.loop import Training
+from small_space import write_small
+
+EARLY = {"name": "median", "options": {"startup": 1, "warmup": 0}}
+
+
+def pruned(folder: Path):
+    """A study whose second trial would be stopped after its second epoch."""
+    study = opened(f"journal://{folder}/study.journal", folder, pruner=EARLY)
+    for values in ((0.1, 0.2, 0.9), (0.15, 0.15)):
+        claim = study.claim(9)
+        said = [study.report(claim.number, epoch, value) for epoch, value in enumerate(values)]
+        if len(values) == 3:
+            study.tell(claim.number, "complete", 0.9)
+            claim.lease.end()
+    assert said == [False, True]
+    return study, claim
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_epochs_that_are_told_again_are_judged_as_they_were(tmp_path, told):
+    study, claim = pruned(tmp_path)
+    if told:
+        study.tell(claim.number, "pruned")
+    study.close()
+    study = opened(f"journal://{tmp_path}/study.journal", tmp_path, pruner=EARLY)
+    assert study.claim(9).number == claim.number
+    assert [study.report(claim.number, epoch, 0.15) for epoch in range(2)] == [False, True]
+
+
+def test_a_second_attempt_in_the_same_process_is_judged_as_the_first(tmp_path):
+    study, claim = pruned(tmp_path)
+    assert [study.report(claim.number, epoch, 0.15) for epoch in range(2)] == [False, True]
+
+
+class Bench:
+    """One process at work on a small study: its worker, and what that says."""
+
+    def __init__(self, folder: Path) -> None:
+        options = (folder / "small.yaml", [], folder / "results", "cpu", None, None, 0)
+        opened = open_all(*options)
+        self.study, self.folder, self.shared = opened.study, opened.folder, opened.ready.shared
+        self.parent, self.said = opened.track(), StringIO()
+        progress = Progress(Console(file=self.said, width=200))
+        self.worker = opened.worker(self.parent, progress, Stop())
+
+    def one(self) -> None:
+        """Claim a trial and bring it to its end, with all that is written of it."""
+        claim = self.study.claim(9)
+        assert claim is not None
+        self.worker.one(claim)
+        self.parent.flush()
+
+    def reconcile(self) -> str:
+        done = reconcile(self.study, self.parent, self.folder, self.shared)
+        self.parent.flush()
+        return done
+
+    def close(self) -> None:
+        """Be no worker any longer; what is leased is left."""
+        self.study.close()
+        self.shared.leases.close()
+
+    def runs(self) -> list:
+        """Status, state and points of each trial's run, by the trial's number."""
+        client, query = self.parent.client, "tags.trial LIKE '%'"
+        runs = client.search_runs([self.parent.experiment_id], query)
+        found = {}
+        for run in runs:
+            points = client.get_metric_history(run.info.run_id, "val/mean_accuracy")
+            steps = [point.step for point in points]
+            assert run.data.tags["trial"] not in found
+            found[run.data.tags["trial"]] = (run.info.status, run.data.tags.get("state"), steps)
+        return [found[number] for number in sorted(found)]
+
+    def left(self) -> list[str]:
+        """The leases and the folders of checkpoints."""
+        files = [*self.folder.glob("leases/*"), *self.folder.glob("checkpoints/trial-*")]
+        return [".".join(file.name.split(".")[:2]) for file in files]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_small(tmp_path)
+    return tmp_path
+
+
+class Killed(BaseException):
+    """Nothing is done after it."""
+
+
+def before(monkeypatch, owner, name, number, hook):
+    """Do this before that call of something."""
+    call, calls = getattr(owner, name), Counter()
+
+    def counted(*args, **options):
+        calls[name] += 1
+        if calls[name] == number:
+            hook()
+        return call(*args, **options)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+def kill():
+    raise Killed
+
+
+def test_a_trial_that_was_told_and_not_closed_is_closed_without_training(folder, monkeypatch):
+    first = Bench(folder)
+    with monkeypatch.context() as patch:
+        before(patch, Run, "end", 1, kill)
+        with pytest.raises(Killed):
+            first.one()
+    first.parent.flush()
+    first.close()
+    assert [row.state for row in first.study.rows()] == ["complete"]
+    assert first.left() == ["trial-0.1", "trial-0"]
+    second = Bench(folder)
+    assert "closed" not in second.reconcile()  # it is gone on with
+    before(monkeypatch, Training, "_step", 1, kill)
+    second.one()
+    assert second.runs() == [("FINISHED", "complete", [0, 1])]
+    assert second.left() == []
+    assert second.study.settled(1)
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_who_lost_its_lease_writes_nothing_more(folder, monkeypatch, after):
+    slow = Bench(folder)
+
+    def take_over():
+        (lease,) = slow.folder.glob("leases/*")
+        lease.rename(lease.with_name("trial-0.2.other-1-2"))
+
+    with monkeypatch.context() as patch:
+        before(patch, Study, "report", after, take_over)
+        slow.one()
+    assert "trial 0 was taken over while this worker was away" in slow.said.getvalue()
+    assert slow.left() == ["trial-0.2", "trial-0"]
+    (row,) = slow.study.rows()
+    assert (row.state, sorted(row.epochs)) == ("preempted", list(range(after - 1)))
+    slow.close()
+    other = Bench(folder)
+    other.one()
+    assert other.runs() == [("FINISHED", "complete", [0, 1])]
+    assert other.left() == []
+    assert [(row.state, sorted(row.epochs)) for row in other.study.rows()] == [("complete", [0, 1])]
+
+
+def test_a_fault_after_the_lease_was_lost_ends_no_trial(folder, monkeypatch):
+    slow = Bench(folder)
+
+    def fail():
+        (lease,) = slow.folder.glob("leases/*")
+        lease.rename(lease.with_name("trial-0.2.other-1-2"))
+        raise ZeroDivisionError
+
+    before(monkeypatch, workers, "finish", 1, fail)
+    slow.one()
+    assert [row.state for row in slow.study.rows()] == ["preempted"]
+    assert [state for _, state, _ in slow.runs()] == [None]
+
+
+def test_faults_of_unknown_kind_are_recorded_with_their_place_and_stop_the_study(
+    folder, monkeypatch
+):
+    def fail(*args):
+        raise ZeroDivisionError("no such number")
+
+    write_small(folder, **{", weights: {solo: {tasks: [left]}}": ""})
+    bench = Bench(folder)
+    monkeypatch.setattr(Training, "_step", fail)
+    with pytest.raises(StudyStopped) as stopped:
+        bench.worker.work(9)
+    bench.parent.flush()
+    reason = "ZeroDivisionError: no such number"
+    assert str(stopped.value) == f"stopped: the last 5 trials failed:\n  {reason}"
+    assert bench.runs() == [("FAILED", "failed", [])] * 5
+    assert [(r.state, r.attributes["reason"]) for r in bench.study.rows()] == [
+        ("failed", reason)
+    ] * 5
+    client = bench.parent.client
+    (run, *_) = client.search_runs([bench.parent.experiment_id], "tags.trial = '3'")
+    place = Path(client.download_artifacts(run.info.run_id, "traceback.txt"))
+    assert 'raise ZeroDivisionError("no such number")' in place.read_text()
+    assert run.data.tags["reason"] == reason
+    assert bench.left() == []
+
+
+def test_at_start_what_was_left_is_brought_in_order(folder):
+    bench = Bench(folder)
+    for _ in range(2):
+        claim = bench.study.claim(9)
+        (bench.folder / f"checkpoints/trial-{claim.number}").mkdir(parents=True)
+        bench.parent.child(str(claim.number), {}, {"trial": str(claim.number)})
+    bench.parent.child("99", {}, {"trial": "99"})
+    bench.study.tell(0, "complete", 0.5)
+    (lease,) = bench.folder.glob("leases/trial-0.*")
+    lease.unlink()
+    part = bench.folder / "checkpoints/.7.safetensors.0123"
+    part.touch()
+    bench.parent.flush()
+    # Trial 1 is at work, which may be writing that file.
+    assert bench.reconcile() == "2 runs closed, 1 leftover removed"
+    assert bench.runs() == [
+        ("FINISHED", "complete", []),
+        ("RUNNING", None, []),
+        ("FAILED", "failed", []),
+    ]
+    assert bench.left() == ["trial-1.1", "trial-1"] and part.exists()
+    assert bench.reconcile() == ""
+    bench.close()
+    assert bench.reconcile() == "1 trial to go on with, 1 leftover removed"
+    assert bench.left() == ["trial-1.1", "trial-1"] and not part.exists()

@@ -1,0 +1,255 @@
+"""A training that is cut off anywhere and goes on comes to the same bits as one that is not."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fuse_search.alone import pretraining
+from fuse_search.errors import Preempted, TrialError
+from fuse_search.nets.merged import Merged, build
+from fuse_search.shared import Shared
+from fuse_search.train.checkpoint import Checkpoints, State
+from fuse_search.train.loop import Epoch, Training
+from fuse_search.train.plan import Plan
+from fuse_search.train.prefixes import Prefixes
+from fuse_search.trial import Trial, trained
+from tiny import CPU, choice, parallel, rows, same, shared, snapshot, spec
+
+DATA = rows()
+STATE = State({"weight": torch.arange(6.0).reshape(2, 3)}, {"epoch": 1, "batch": 0, "note": "α"})
+ALL_AT_ONCE = {
+    "epochs": 3,
+    "batch_size": 9,
+    "dropout": 0.3,
+    "augment": {"flip": True, "shift": 0.2},
+}
+THREE_TASKS = {
+    "left": {"type": "classification"},
+    "right": {"type": "classification"},
+    "age": {"type": "regression"},
+}
+CASES = {
+    "parallel": {"merge": parallel("attention")},
+    "cascade": {"merge": {"topology": choice("cascade", order=("b", "a"), entry=1)}},
+    "frozen": {"unfreeze": {"depth": 0}},
+    "gradual": {"unfreeze": {"depth": 3, "schedule": choice("gradual")}},
+    "learned weights": {
+        "losses": {"weights": choice("uncertainty")},
+        "tasks": THREE_TASKS,
+    },
+    "sgd": {"train": ALL_AT_ONCE | {"optimizer": choice("sgd")}},
+    "sgd without momentum": {"train": ALL_AT_ONCE | {"optimizer": choice("sgd", momentum=0.0)}},
+    "views": {
+        "unfreeze": {"depth": 1},
+        "train": ALL_AT_ONCE | {"augment": {"flip": True, "views": 2}},
+    },
+    "batch norm": {
+        "branches": {"a": {"network": choice("resnet18"), "size": 32}},
+        "unfreeze": {"depth": 2},
+        "train": ALL_AT_ONCE | {"epochs": 2, "batch_size": 12},
+    },
+}
+
+
+def training(given) -> tuple[Merged, Training]:
+    network = build(given, DATA).to(memory_format=torch.channels_last)
+    return network, Training(network, given, Plan(Prefixes(DATA, CPU), network, given))
+
+
+def plain(epochs: Iterator[Epoch | None]):
+    return [(e.number, e.metrics, e.depths) for e in epochs if e]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cut_off_anywhere_and_gone_on_is_the_same_training(case, tmp_path):
+    given = spec(**{"train": ALL_AT_ONCE} | CASES[case])
+    network, whole = training(given)
+    reference, weights = plain(whole.epochs()), snapshot(network)
+    _, first = training(given)
+    steps = 0
+    for _ in first.epochs(lambda: True):
+        steps += 1
+        if steps % 3 == 1:  # every third state, in the middle and at the end of epochs
+            Checkpoints(tmp_path / str(steps)).save(first.state()).result()
+    for cut in range(1, steps + 1, 3):
+        network, again = training(given)
+        state = Checkpoints(tmp_path / str(cut)).load()
+        assert state is not None
+        again.load(state)
+        before = plain(iter(again.history))
+        assert before + plain(again.epochs()) == reference
+        assert same(snapshot(network), weights)
+        assert len(before) < len(reference)
+
+
+def test_batches_in_parts_add_up_to_the_same_gradient():
+    given = spec(train={"epochs": 2, "batch_size": 9, "clip": None, "optimizer": choice("sgd")})
+    network, whole = training(given)
+    list(whole.epochs())
+    other = build(given, DATA).to(memory_format=torch.channels_last)
+    list(Training(other, given, Plan(Prefixes(DATA, CPU), other, given), parts=4).epochs())
+    for name, value in snapshot(network).items():
+        assert torch.allclose(value, snapshot(other)[name], atol=1e-5), name
+
+
+def test_a_state_of_another_network_is_refused():
+    _, one = training(spec())
+    _, other = training(spec(merge=parallel("gated")))
+    with pytest.raises(ValueError, match="another network"):
+        other.load(one.state())
+
+
+def test_only_what_training_changes_is_saved():
+    _, one = training(spec(unfreeze={"depth": {"a": 0, "b": 1}}))
+    names = {n for n in one.state().tensors if n.startswith("network/topology.branches")}
+    assert names
+    assert not any(name.startswith("network/topology.branches.0") for name in names)
+
+
+def test_a_checkpoint_is_read_back_and_the_last_one_counts(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for epoch in (1, 2, 10):
+        about = STATE.about | {"epoch": epoch}
+        checkpoints.save(State(STATE.tensors, about)).result()
+    found = Checkpoints(tmp_path).load()
+    assert found is not None
+    assert found.about == STATE.about | {"epoch": 10}
+    assert torch.equal(found.tensors["weight"], STATE.tensors["weight"])
+    assert len(list(tmp_path.iterdir())) == 2  # the last one and the one before
+    checkpoints.clear()
+    assert not tmp_path.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "renamed"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
+    checkpoints = Checkpoints(tmp_path)
+    for epoch in (1, 2):
+        checkpoints.save(State(STATE.tensors, STATE.about | {"epoch": epoch})).result()
+    last = max(tmp_path.glob("*.safetensors"))
+    content = bytearray(last.read_bytes())
+    if damage == "renamed":
+        last.rename(last.with_name("000000-000009-00000000-notahash.safetensors"))
+    elif damage == "flipped":
+        content[-3] ^= 1
+        last.write_bytes(content)
+    else:
+        last.write_bytes(content[:-5] if damage == "cut" else b"")
+    found = checkpoints.load()
+    assert found is not None
+    assert found.about["epoch"] == 1
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
+def test_of_two_that_write_the_one_who_took_over_counts(tmp_path):
+    Checkpoints(tmp_path, fence=2).save(STATE).result()
+    late = State(STATE.tensors, STATE.about | {"epoch": 5})
+    Checkpoints(tmp_path, fence=1).save(late).result()  # it doesn't know that it lost
+    Checkpoints(tmp_path, fence=1, held=lambda: False).save(late).result()  # it knows
+    found = Checkpoints(tmp_path, fence=2).load()
+    assert found is not None
+    assert found.about["epoch"] == 1
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+def test_a_full_disk_is_told_and_leaves_no_part(tmp_path):
+    code = f"""
+import resource, signal, torch
+from pathlib import Path
+from fuse_search.train.checkpoint import Checkpoints, State
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+state = State({{"large": torch.zeros(1 << 20)}}, {{"epoch": 0, "batch": 0}})
+try:
+    Checkpoints(Path({str(tmp_path)!r})).save(state).result()
+except OSError as error:
+    print("told", error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.stdout.startswith("told"), done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trial_that_is_asked_to_stop_goes_on_in_the_middle_of_its_epoch(tmp_path):
+    given, here = spec(), shared(DATA, tmp_path)
+    reference = plain(Trial(given, here).epochs())
+    steps = iter(range(100))
+    here.stop = lambda: next(steps) >= 3
+    checkpoints = Checkpoints(tmp_path / "trial")
+    with pytest.raises(Preempted):
+        list(Trial(given, here).epochs(checkpoints))
+    here.stop = lambda: False
+    epochs = list(Trial(given, here).epochs(checkpoints))
+    assert plain(iter(epochs)) == reference
+    assert checkpoints.begun == 2  # none was lost
+
+
+def test_a_branch_trained_alone_goes_on_where_it_stopped(tmp_path):
+    given = spec(branches={"a": {"network": choice("conv3x3", width=8), "weights": choice("solo")}})
+    alone = pretraining(given, "a")
+    _, reference = trained(alone, shared(DATA, tmp_path / "whole"))
+    here, seen = shared(DATA, tmp_path), []
+    here.watch = lambda spec, epoch: seen.append(epoch.number)
+    here.stop = lambda: len(seen) == 1
+    with pytest.raises(Preempted):
+        trained(alone, here)
+    here.stop = lambda: False
+    _, epochs = trained(alone, here)
+    assert plain(iter(epochs)) == plain(iter(reference))
+    assert left(here) == []
+
+
+def test_a_branch_that_another_worker_took_over_is_left_to_it(tmp_path):
+    given = spec(branches={"a": {"network": choice("conv3x3", width=8), "weights": choice("solo")}})
+    alone = pretraining(given, "a")
+    here, there, seen = shared(DATA, tmp_path), shared(DATA, tmp_path), []
+
+    def away(spec, epoch):
+        seen.append(epoch.number)
+        for file in (here.solos / "workers").iterdir():
+            file.unlink()  # as after a long time without a sign of life
+        found.append(trained(alone, there))
+
+    found, here.watch = [], away
+    trial, epochs = trained(alone, here)
+    assert seen == [0] and len(epochs) == alone.train.epochs
+    assert plain(iter(epochs)) == plain(iter(found[0][1]))
+    assert same(snapshot(trial.network), snapshot(found[0][0].network))
+    assert left(here) == []
+
+
+def left(here: Shared) -> list[Path]:
+    """What no training that is done leaves behind."""
+    return [file for what in ("*.parts", "leases/*", "workers/*") for file in here.solos.glob(what)]
+
+
+def test_a_trial_that_kills_whoever_trains_it_ends_as_its_own_fault(tmp_path):
+    given, here, folder = spec(), shared(DATA, tmp_path), tmp_path / "trial"
+    first = Trial(given, here).epochs(Checkpoints(folder, fence=1))
+    next(first).saved.result()  # and it goes on to the second epoch
+    for fence in range(2, 6):  # as processes do that are killed before its end
+        assert next(Trial(given, here).epochs(Checkpoints(folder, fence))).number == 0
+        Checkpoints(folder, fence).start(0)
+    epochs = Trial(given, here).epochs(Checkpoints(folder, fence=6))
+    assert next(epochs).number == 0
+    with pytest.raises(TrialError, match="5 processes died of its epoch 2"):
+        next(epochs)
+
+
+def test_checkpoints_of_another_trial_under_the_same_number_are_not_taken(tmp_path):
+    given, here, checkpoints = spec(), shared(DATA, tmp_path), Checkpoints(tmp_path / "trial")
+    list(Trial(given, here).epochs(checkpoints))
+    other = spec(train={"lr": 0.02})  # the study was begun anew, with other settings
+    reference = plain(Trial(other, here).epochs())
+    assert plain(Trial(other, here).epochs(checkpoints)) == reference
+
+
+def test_a_stop_while_the_disk_is_full_is_no_fault_of_the_trial(tmp_path):
+    given, here = spec(), shared(DATA, tmp_path)
+    (tmp_path / "file").write_text("")
+    here.stop = lambda: True
+    with pytest.raises(Preempted):
+        list(Trial(given, here).epochs(Checkpoints(tmp_path / "file/trial")))
