@@ -121,10 +121,6 @@ def test_the_best_network_loads_from_mlflow_in_a_new_process(finished):
 
 
 @pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=NO_CHROMIUM)
-@pytest.mark.skipif(
-    "PYTEST_XDIST_WORKER" in os.environ,
-    reason="among other tests its server is not reached; .ci/run runs it alone (-n 0)",
-)
 def test_mlflow_compares_the_trials_in_a_browser(finished, tmp_path):
     cwd, _, _ = finished
     client = Tracker(None, cwd / "results").client

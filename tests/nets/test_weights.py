@@ -137,8 +137,7 @@ def test_torchvision_weights_come_from_the_cache(cache: Path):
     assert same(source.features, network.features)
 
 
-def test_weights_that_cannot_be_downloaded_say_where_to_put_them(cache: Path, monkeypatch):
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+def test_weights_that_cannot_be_downloaded_say_where_to_put_them(cache: Path, no_network):
     with pytest.raises(InputError) as error:
         load(squeezenet1_1(num_classes=1000), "IMAGENET1K_V1", "squeezenet1_1")
     assert str(error.value).startswith("can't load the weights IMAGENET1K_V1 of squeezenet1_1 (")
