@@ -124,6 +124,17 @@ def test_a_checkpoint_is_read_back_and_the_last_one_counts(tmp_path):
     assert not tmp_path.exists()
 
 
+def test_a_tensor_comes_back_as_it_lay_in_memory(tmp_path):
+    maps = torch.arange(48.0).view(2, 3, 4, 2).to(memory_format=torch.channels_last)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(State({"maps": maps, "step": torch.tensor(3.0)}, STATE.about)).result()
+    found = checkpoints.load()
+    assert found is not None
+    assert torch.equal(found.tensors["maps"], maps)
+    assert found.tensors["maps"].stride() == maps.stride()
+    assert found.tensors["step"] == 3
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "renamed"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
     checkpoints = Checkpoints(tmp_path)

@@ -108,8 +108,10 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = self.folder / f".{uuid4().hex}"
         try:
-            tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
-            save_file(tensors, unfinished, {"about": json.dumps(state.about)})
+            orders = {name: _order(tensor) for name, tensor in state.tensors.items()}
+            tensors = {n: t.permute(orders[n]).contiguous() for n, t in state.tensors.items()}
+            metadata = {"about": json.dumps(state.about), "orders": json.dumps(orders)}
+            save_file(tensors, unfinished, metadata)
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
             place = "{epoch:06}-{batch:08}".format(**state.about)
@@ -128,8 +130,17 @@ def _read(file: Path) -> State:
     if int(file.stem.rpartition("-")[2], 16) != _checksum(file):
         raise ValueError("the checksum differs")
     with safe_open(file, framework="pt") as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        return State(tensors, json.loads(opened.metadata()["about"]))
+        about, orders = (json.loads(opened.metadata()[key]) for key in ("about", "orders"))
+        tensors = {
+            name: opened.get_tensor(name).permute([order.index(i) for i in range(len(order))])
+            for name, order in orders.items()
+        }
+        return State(tensors, about)
+
+
+def _order(tensor: Tensor) -> list[int]:
+    """Its dimensions as they lie in memory, the outermost first: so it is written as it lies."""
+    return sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
 
 
 def _checksum(file: Path) -> int:
