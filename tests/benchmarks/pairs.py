@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -89,7 +89,7 @@ def ratios(pairs: list[Pair]) -> list[float]:
     return [plain.seconds / ours.seconds for ours, plain in pairs]
 
 
-def spread(values: list[float], digits: int = 2) -> str:
+def spread(values: Sequence[float], digits: int = 2) -> str:
     """The median and the range, as two cells of a table."""
     low, high = min(values), max(values)
     return f"{median(values):.{digits}f} | {low:.{digits}f} – {high:.{digits}f}"

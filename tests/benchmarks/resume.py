@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -40,8 +40,10 @@ Seconds per epoch of one trial: from the end of its first epoch to the end of it
 loop of a worker (a checkpoint after every epoch, which is copied while the training waits and \
 written, flushed to the disk and summed in the background; a lease, whose heartbeat is every \
 {BEAT:g} s; the value to Optuna, the metrics to MLflow, and the progress display) and by the \
-training alone, in the same process and in turns, who begins changing. The last column is the \
-median, and the range, of what each pair says. Target: 2 % of an epoch of one second at most."""
+training alone, in the same process and in turns, who begins changing. The cost is the median, and \
+the range, of what each pair says; so is that in processor time of all threads, which other load \
+disturbs less, and which is more than the cost where a core is idle. Target: 2 % of an epoch of \
+one second at most."""
 SMALL = ("mobilenet_v3_small",)
 LARGE = ("resnet18",)
 CASES = {
@@ -55,17 +57,22 @@ EPOCHS, ROWS = 7, 256
 class Watched(Trial):
     """Notes when its epochs end."""
 
-    ends: ClassVar[list[float]] = []
+    ends: ClassVar[list[tuple[float, float]]] = []  # by the clock, and in processor time
 
     def epochs(self, checkpoints: Checkpoints | None = None) -> Iterator[Epoch]:
         self.ends.clear()
         for epoch in super().epochs(checkpoints):
-            self.ends.append(time.perf_counter())
+            self.ends.append((time.perf_counter(), time.process_time()))
             yield epoch
 
 
-def per_epoch() -> float:
-    return (Watched.ends[-1] - Watched.ends[0]) / (len(Watched.ends) - 1)
+Seconds = tuple[float, float]
+
+
+def per_epoch() -> Seconds:
+    (clock, processor), (clock_after, processor_after) = Watched.ends[0], Watched.ends[-1]
+    epochs = len(Watched.ends) - 1
+    return (clock_after - clock) / epochs, (processor_after - processor) / epochs
 
 
 class Bench:
@@ -75,14 +82,14 @@ class Bench:
         self.space, self.ready = space, ready
         self.spec = suggest(space, Corner(high=False))
 
-    def alone(self) -> float:
+    def alone(self) -> Seconds:
         """Seconds per epoch of the training alone."""
         gc.collect()
         for _ in Watched(self.spec, self.ready.shared).epochs():
             pass
         return per_epoch()
 
-    def kept(self) -> float:
+    def kept(self) -> Seconds:
         """Seconds per epoch by the loop of a worker, in a new study."""
         gc.collect()
         with TemporaryDirectory() as text:
@@ -111,36 +118,42 @@ def opened(
     return Bench(space, preflight(space, str(chosen.device), folder / f"{rows}"))
 
 
-def line(case: str, bench: Bench, kept: list[float], alone: list[float]) -> str:
+def line(case: str, bench: Bench, kept: list[Seconds], alone: list[Seconds]) -> str:
     """The table's line of one case."""
     trial = Trial(bench.spec, bench.ready.shared)
     trained = trial.costs["parameters/trainable"] / 1e6
-    costs = [100 * (one / other - 1) for one, other in zip(kept, alone, strict=True)]
-    cells = [case, f"{trained:.2f} M", spread(alone, 3), spread(kept, 3)]
-    cells += [f"**{median(costs):.1f} %** ({min(costs):.1f} to {max(costs):.1f})"]
+    clock, processor = zip(*kept, strict=True)
+    clock_alone, processor_alone = zip(*alone, strict=True)
+    cells = [case, f"{trained:.2f} M", spread(clock_alone, 3), spread(clock, 3)]
+    cells += [f"**{cost(clock, clock_alone)}**", cost(processor, processor_alone)]
     return f"| {' | '.join(cells)} |"
+
+
+def cost(kept: Sequence[float], alone: Sequence[float]) -> str:
+    found = [100 * (one / other - 1) for one, other in zip(kept, alone, strict=True)]
+    return f"{median(found):.1f} % ({min(found):.1f} to {max(found):.1f})"
 
 
 def measured(chosen: Options, case: tuple[Any, ...], folder: Path) -> tuple[Any, ...]:
     bench = opened(*case, ROWS, chosen, folder)
     if not chosen.quick:  # as many rows as make an epoch of a second
         bench.alone()
-        bench = opened(*case, max(32, int(ROWS / bench.alone())), chosen, folder)
+        bench = opened(*case, max(32, int(ROWS / bench.alone()[0])), chosen, folder)
     bench.kept()  # imports
     kept, alone = [], []
     for number in range(chosen.alternations):
         for side, found in ((bench.kept, kept), (bench.alone, alone))[:: 1 - 2 * (number % 2)]:
             found.append(side())
-            print(f"{side.__name__} {found[-1]:.3f} s", file=sys.stderr, flush=True)
+            print(f"{side.__name__} {found[-1][0]:.3f} s", file=sys.stderr, flush=True)
     return bench, kept, alone
 
 
 def main() -> int:
-    chosen = options(__doc__ or "", alternations=7)
+    chosen = options(__doc__ or "", alternations=15)
     steps.Trial = Watched  # type: ignore[misc]
     lines = [
-        "| trained | parameters | alone | range | kept | range | cost |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| trained | parameters | alone | range | kept | range | cost | in processor time |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, case in CASES.items():
         with TemporaryDirectory() as text:
