@@ -1,6 +1,7 @@
 """Beside the tests, so that pytest puts this folder on the import path."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,3 +20,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(scheme, "http://127.0.0.1:9")  # nobody listens there
     # urllib keeps the first opener it makes, and its proxies, for the whole process.
     monkeypatch.setattr("urllib.request._opener", None)
+
+
+@pytest.fixture(autouse=True)
+def no_folder_of_another_test() -> Iterator[None]:
+    """A run in this process lets matplotlib write to its results, and so would all after it."""
+    yield
+    os.environ.pop("MPLCONFIGDIR", None)

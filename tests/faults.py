@@ -25,15 +25,13 @@ from weakref import ref
 
 import mlflow.pytorch  # noqa: F401  all that a run needs, once for all forks
 
-from fuse_search import cli, launch, worker
+from fuse_search import attempt, cli, launch, patience
 from fuse_search.leases import Leases
 from fuse_search.nets import weights
 from fuse_search.report import files, table  # noqa: F401
 from fuse_search.study import Study
-from fuse_search.study import patience as of_study
 from fuse_search.study.storage import Journal
 from fuse_search.tracker import Run
-from fuse_search.tracker import patience as of_tracker
 from fuse_search.train import checkpoint
 from fuse_search.train.machine import Machine
 from fuse_search.train.store import Writer
@@ -140,7 +138,7 @@ def keep_networks() -> None:
 
 
 def impatient() -> None:
-    of_study.PATIENCE = of_tracker.PATIENCE = 0.5
+    patience.PATIENCE = 0.5
 
 
 def run(*hooks: Hook, arguments: tuple[str, ...] = ()) -> list[Any]:
@@ -198,7 +196,7 @@ def for_a_moment() -> dict[str, Any]:
 def full_for_long() -> dict[str, Any]:
     """The disk is full, and patience ends; there is room again when the program is started."""
     moments = [
-        (worker, "save_state", 1),
+        (attempt, "save_state", 1),
         (Journal, "append_logs", 9),
         (files, "_replace", 1),
     ]
@@ -256,12 +254,12 @@ def limit_memory(spare: int) -> None:
         def lift() -> None:
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
 
-        at(worker, "finish", 1, lift)
+        at(attempt, "finish", 1, lift)
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + spare
         resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 
-    at(worker, "Trial", 1, limit)
+    at(attempt, "Trial", 1, limit)
 
 
 def watch_networks() -> None:
@@ -274,7 +272,7 @@ def watch_networks() -> None:
             super().__init__(*args)
             made.append(ref(self.network))
 
-    worker.Trial = Watched  # type: ignore[misc]
+    attempt.Trial = Watched  # type: ignore[misc]
 
 
 def little_memory() -> dict[str, Any]:

@@ -32,7 +32,7 @@ import sqlalchemy.orm
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from rich.console import Console
 
-from fuse_search import launch, tally, worker
+from fuse_search import attempt, launch, tally
 from fuse_search.leases import Lease, Leases
 from fuse_search.nets import weights
 from fuse_search.report import files, table  # noqa: F401
@@ -198,7 +198,7 @@ MIDDLE = [
     Moment("taking or ending a lease", Lease, "end", around),
     Moment("ending a trial", Study, "tell", around),
     Moment("ending a trial", Checkpoints, "clear", around),
-    Moment("ending a trial", worker, "save_state", around),
+    Moment("ending a trial", attempt, "save_state", around),
 ]
 END = [
     Moment("writing the report", Path, "write_bytes", FIRST, 5),

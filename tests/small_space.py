@@ -6,7 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import chdir, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fuse_search.cli import main
 
 SMALL = """\
 study: small
@@ -68,6 +75,18 @@ def fuse_search(
     return done
 
 
-def status(space: Path, cwd: Path) -> dict:
-    """What `status --json` says."""
-    return json.loads(fuse_search("status", "--space", space, "--json", cwd=cwd).stdout)
+def command(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int = 0) -> Any:
+    """What the command line prints, as `out` and `err`, run in this process and its folder."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    assert ended.value.code == code, said
+    return said
+
+
+def status(space: Path, cwd: Path, *options: str) -> dict:
+    """What `status --json` says in a folder."""
+    arguments = ["status", "--space", str(space), *options, "--json"]
+    with chdir(cwd), redirect_stdout(StringIO()) as out, pytest.raises(SystemExit):
+        main(arguments)
+    return json.loads(out.getvalue())

@@ -6,7 +6,7 @@ import pytest
 
 from fuse_search import run
 from fuse_search.launch import train_again
-from small_space import fuse_search, status, write_small
+from small_space import command, status, write_small
 
 
 def frozen(folder, **replaced):
@@ -18,7 +18,7 @@ def kept(folder):
     return {file: file.stat().st_mtime_ns for file in folder.glob("cache/*/values")}
 
 
-def test_values_are_stored_shown_and_shared_by_studies(tmp_path):
+def test_values_are_stored_shown_and_shared_by_studies(tmp_path, capsys, monkeypatch):
     space, results = frozen(tmp_path), tmp_path / "results"
     run(space, 3, results=results)
     stored = kept(results)
@@ -27,7 +27,8 @@ def test_values_are_stored_shown_and_shared_by_studies(tmp_path):
     both = [(branch, split) for branch in "ab" for split in ("train", "val")]
     assert [(d["branch"], d["split"]) for d in decided] == both
     assert all(d["place"] == "ram" and "computing takes" in d["reason"] for d in decided)
-    told = fuse_search("status", "--space", space, cwd=tmp_path).stdout
+    monkeypatch.chdir(tmp_path)
+    told = command(capsys, "status", "--space", space).out
     assert "a, 3 of 3 stages, val rows: ram; computing takes" in told
     in_mlflow = list(results.glob("artifacts/**/prefixes.json"))
     assert len(in_mlflow) == 3 and json.loads(in_mlflow[0].read_text())[0]["place"] == "ram"
@@ -48,7 +49,8 @@ def test_a_budget_of_nothing_stores_nothing_and_gives_the_same_numbers(tmp_path)
 
 
 @pytest.mark.parametrize("size", ["lots", "-1", "5XB", "1e9"])
-def test_a_size_that_is_none_is_refused(size, tmp_path):
-    done = fuse_search("--space", frozen(tmp_path), "--cache-budget", size, cwd=tmp_path, code=2)
-    assert "must be a size such as 20GB, 500MB or 0" in done.stderr
+def test_a_size_that_is_none_is_refused(size, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = command(capsys, "--space", frozen(tmp_path), "--cache-budget", size, code=2).err
+    assert "must be a size such as 20GB, 500MB or 0" in said
     assert not (tmp_path / "results").exists()

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from small_space import SMALL, environment, fuse_search
+import pytest
+
+from small_space import SMALL, command, environment, fuse_search
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -32,73 +34,78 @@ def test_help_and_check_of_a_broken_space_import_nothing_heavy(tmp_path):
         assert not heavy & imported(tmp_path, *arguments), arguments
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder with a space in it."""
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    return tmp_path
+
+
+def files(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 def test_a_broken_space_creates_nothing(tmp_path):
     (tmp_path / "broken.yaml").write_text(SMALL.replace("concat", "conct"))
     said = fuse_search("--space", "broken.yaml", cwd=tmp_path, code=2).stderr
     assert "broken.yaml:16: " in said and "did you mean 'concat'?" in said
-    assert [path.name for path in tmp_path.iterdir()] == ["broken.yaml"]
+    assert files(tmp_path) == ["broken.yaml"]
 
 
-def test_data_that_does_not_fit_creates_nothing(tmp_path):
+def test_data_that_does_not_fit_creates_nothing(here, capsys):
     wrong = SMALL.replace("right: {type: classification}", "middle: {type: classification}")
-    (tmp_path / "wrong.yaml").write_text(wrong)
-    said = fuse_search("--space", "wrong.yaml", cwd=tmp_path, code=2).stderr
-    assert "wrong.yaml:7: tasks.middle" in said and "left, right" in said
-    assert [path.name for path in tmp_path.iterdir()] == ["wrong.yaml"]
+    Path("small.yaml").write_text(wrong)
+    said = command(capsys, "--space", "small.yaml", code=2).err
+    assert "small.yaml:7: tasks.middle" in said and "left, right" in said
+    assert files(here) == ["small.yaml"]
 
 
-def test_check_tells_what_fits_and_writes_nothing(tmp_path):
-    (tmp_path / "small.yaml").write_text(SMALL)
-    said = fuse_search("check", "--space", "small.yaml", cwd=tmp_path).stdout
+def test_check_tells_what_fits_and_writes_nothing(here, capsys):
+    said = command(capsys, "check", "--space", "small.yaml").out
     assert "branch a: 3 stages" in said and "branch b: 2 stages" in said
     assert re.search(r"gated\(a\+b\), largest: [\d,]+ parameters", said)
-    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
+    assert files(here) == ["small.yaml"]
 
 
-def test_status_of_a_study_that_was_never_run(tmp_path):
-    (tmp_path / "small.yaml").write_text(SMALL)
-    said = fuse_search("status", "--space", "small.yaml", cwd=tmp_path, code=2).stderr
+def test_status_of_a_study_that_was_never_run(here, capsys):
+    said = command(capsys, "status", "--space", "small.yaml", code=2).err
     assert "there is no study 'small'" in said
-    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
+    assert files(here) == ["small.yaml"]
 
 
-def test_wrong_arguments_exit_with_2(tmp_path):
+def test_wrong_arguments_exit_with_2(here, capsys):
     for arguments in (["--trials", "0"], ["--nonsense"], ["train"], ["check"], ["nonsense"]):
-        assert fuse_search(*arguments, cwd=tmp_path, code=2).stderr
+        assert command(capsys, *arguments, code=2).err
 
 
-def test_a_store_that_cannot_be_opened_leaves_no_study_behind(tmp_path):
-    (tmp_path / "small.yaml").write_text(SMALL)
-    arguments = ["--space", "small.yaml", "--tracking-uri", "nonsense://host"]
-    fuse_search(*arguments, cwd=tmp_path, code=2)
-    assert not list(tmp_path.glob("results/*/study.journal"))
-    arguments = ["--space", "small.yaml", "--results", "small.yaml"]
-    assert "--results small.yaml" in fuse_search(*arguments, cwd=tmp_path, code=2).stderr
+def test_a_store_that_cannot_be_opened_leaves_no_study_behind(here, capsys):
+    command(capsys, "--space", "small.yaml", "--tracking-uri", "nonsense://host", code=2)
+    assert not list(here.glob("results/*/study.journal"))
+    said = command(capsys, "--space", "small.yaml", "--results", "small.yaml", code=2).err
+    assert "--results small.yaml" in said
 
 
-def test_options_before_a_verb_are_not_lost_silently(tmp_path):
-    said = fuse_search("--results", "elsewhere", "status", cwd=tmp_path, code=2).stderr
-    assert "--results belongs behind the verb" in said
+def test_options_before_a_verb_are_not_lost_silently(here, capsys):
+    said = command(capsys, "--results", "elsewhere", "status", code=2).err
+    assert "--results belongs behind the verb: fuse-search status --results …" in said
+    said = command(capsys, "--plugin", "elsewhere.py", "status", code=2).err
+    assert "--plugin belongs behind the verb: fuse-search status --plugin …" in said
 
 
-def test_a_device_that_is_not_there_is_told(tmp_path):
-    (tmp_path / "small.yaml").write_text(SMALL)
-    arguments = ["--space", "small.yaml", "--device", "cuda:99"]
-    assert "--device cuda:99" in fuse_search(*arguments, cwd=tmp_path, code=2).stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
+def test_a_device_that_is_not_there_is_told(here, capsys):
+    said = command(capsys, "--space", "small.yaml", "--device", "cuda:99", code=2).err
+    assert "--device cuda:99" in said
+    assert files(here) == ["small.yaml"]
 
 
-def test_a_storage_that_cannot_be_opened_is_told_without_its_password(tmp_path):
-    (tmp_path / "small.yaml").write_text(SMALL)
-    url = "sqlite:////nowhere/at/all.db"
-    said = fuse_search("--space", "small.yaml", "--storage", url, cwd=tmp_path, code=2).stderr
-    assert "--storage" in said
-    url = "sqlite:///none.db"
-    fuse_search("status", "--space", "small.yaml", "--storage", url, cwd=tmp_path, code=2)
-    assert not (tmp_path / "none.db").exists()
-    url = "nonsense://me:secret@host/db"
-    said = fuse_search("--space", "small.yaml", "--storage", url, cwd=tmp_path, code=2).stderr
-    assert "secret" not in said
+def test_a_storage_that_cannot_be_opened_is_told_without_its_password(here, capsys):
+    options = ("--space", "small.yaml", "--storage")
+    assert "--storage" in command(capsys, *options, "sqlite:////nowhere/at/all.db", code=2).err
+    assert not list(here.rglob("mlflow.db"))
+    command(capsys, "status", *options, "sqlite:///none.db", code=2)
+    assert not (here / "none.db").exists()
+    assert "secret" not in command(capsys, *options, "nonsense://me:secret@host/db", code=2).err
 
 
 def test_the_commands_of_the_readme_exist(tmp_path):

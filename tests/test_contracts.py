@@ -4,21 +4,25 @@ import pytest
 import torch
 
 from fuse_search.data.batches import batches, fetch
+from fuse_search.data.policies import POLICIES
 from fuse_search.data.sources import SOURCES, load
-from fuse_search.nets.freeze import UNFREEZINGS
-from fuse_search.nets.fusion import FUSIONS
+from fuse_search.nets.fusions import FUSIONS
 from fuse_search.nets.merged import build
 from fuse_search.nets.networks import NETWORKS
 from fuse_search.nets.topology import TOPOLOGIES
+from fuse_search.nets.unfreeze import UNFREEZINGS
 from fuse_search.spec import DataSpec
+from fuse_search.train.gradients import Gradients
 from fuse_search.train.loop import make_weighting
-from fuse_search.train.losses import WEIGHTINGS
-from fuse_search.train.metrics import CLASSIFICATION, REGRESSION
+from fuse_search.train.losses import TaskLosses
+from fuse_search.train.metrics import METRICS
 from fuse_search.train.optim import OPTIMIZERS, SCHEDULES
-from tiny import CPU, choice, fitted, parallel, rows, snapshot, spec
+from fuse_search.train.weightings import WEIGHTINGS
+from tiny import CPU, EVERY_TYPE, choice, fitted, parallel, rows, snapshot, spec
 
 DATA = rows()
 TORCHVISION = ["mobilenet_v3_small", "shufflenet_v2_x0_5"]
+SCHEDULED = {"stalled": {"start": 1}, "phases": {"depths": [0, "all"]}}
 WEIGHTS = {"fixed": {"left": 0.3, "right": 0.7}}
 
 
@@ -33,6 +37,7 @@ CASES = {
     **{f"network {n}": one_branch(n) for n in [*NETWORKS, *TORCHVISION]},
     **{f"fusion {n}": {"merge": parallel(n)} for n in FUSIONS},
     **{f"topology {n}": {"merge": {"topology": choice(n)}} for n in TOPOLOGIES if n != "ensemble"},
+    "tasks of every type": {"tasks": EVERY_TYPE},
     "topology cascade, entered late": {"merge": {"topology": choice("cascade", entry=1)}},
     **{
         f"weighting {n}": {"losses": {"weights": choice(n, **WEIGHTS.get(n, {}))}}
@@ -40,7 +45,12 @@ CASES = {
     },
     **{f"optimizer {n}": {"train": {"optimizer": choice(n)}} for n in OPTIMIZERS},
     **{f"schedule {n}": {"train": {"schedule": choice(n)}} for n in SCHEDULES},
-    **{f"unfreezing {n}": {"unfreeze": {"schedule": choice(n)}} for n in UNFREEZINGS},
+    **{f"policy {n}": {"train": {"augment": {"policy": choice(n)}}} for n in POLICIES},
+    "mixed batches": {"tasks": EVERY_TYPE, "train": {"mixup": 0.4, "cutmix": 1.0}},
+    **{
+        f"unfreezing {n}": {"unfreeze": {"schedule": choice(n, **SCHEDULED.get(n, {}))}}
+        for n in UNFREEZINGS
+    },
 }
 
 
@@ -74,11 +84,14 @@ def test_frozen_parts_do_not_change_by_a_bit_and_the_others_train(case, depth):
 def test_gradients_reach_exactly_the_unfrozen_parts(case):
     given = frozen_to(1, case)
     network, weighting = build(given, DATA), make_weighting(given)
-    network.unfreeze(given, epoch=1)
+    network.unfreeze(given, [1.0])
     inputs, targets = fetch(DATA, DATA.splits["train"], CPU)
-    outputs = network.train()(inputs)
-    losses = {t: torch.nn.functional.cross_entropy(outputs[t], targets[t]) for t in outputs}
-    weighting(losses).backward()
+    shared, losses = network.topology.parameters(), TaskLosses(given, DATA)
+    about = (network.trained(given), shared, len(given.tasks), True)
+    gradients = Gradients(weighting, *about)
+    by_task = lambda net: torch.stack(list(losses(net(inputs), targets).values()))  # noqa: E731
+    gradients.add(network.train(), by_task, 1.0)
+    gradients.join()
     tops = {(i, len(b.stages) - 1) for i, b in enumerate(network.branches.values())}
     reached = {name for name, p in network.named_parameters() if p.grad is not None}
     expected = {n for n, _ in network.named_parameters() if stage_of(n) in {None, *tops}}
@@ -115,16 +128,19 @@ SOURCE_OPTIONS = {"multidigits": lambda path: {"train": 12, "val": 4, "test": 4}
 def test_every_source_can_be_trained_on(name, tmp_path):
     source = choice(name, **SOURCE_OPTIONS[name](tmp_path))
     data = load(DataSpec(source=source, image_size=8), 0)
-    tasks = {task: {"type": "classification"} for task in data.targets}
+    of = {1: "classification", 2: "multilabel"}
+    types = {task: of[target.values.ndim] for task, target in data.targets.items()}
+    tasks = {task: {"type": type} for task, type in types.items()}
     given = spec(tasks=tasks, train={"batch_size": 4})
     epochs = list(fitted(build(given, data), given, data))
-    names = [f"val/{task}_{metric}" for task in tasks for metric in CLASSIFICATION]
+    names = [f"val/{task}_{metric}" for task, type in types.items() for metric in METRICS[type]]
     assert len(epochs) == 2 and set(names) <= epochs[0].metrics.keys()
     seen = torch.cat([r for split in data.splits.values() for r in batches(split, 4)])
     assert len(seen.unique()) == len(seen)  # no row is in two splits
 
 
-def test_every_metric_of_a_number_is_measured():
-    given = spec(tasks={"age": {"type": "regression"}})
+def test_every_metric_of_every_type_of_task_is_measured():
+    given = spec(**CASES["tasks of every type"])
     [epoch, *_] = fitted(build(given, DATA), given, DATA)
-    assert {f"val/age_{metric}" for metric in REGRESSION} <= epoch.metrics.keys()
+    names = {f"val/{t}_{m}" for t, about in given.tasks.items() for m in METRICS[about.type]}
+    assert names <= epoch.metrics.keys()

@@ -20,7 +20,7 @@ from rich.console import Console
 import fuse_search as package
 from fuse_search.tracker import Tracker
 from mlflow_page import CHROMIUM, NO_CHROMIUM, chromium_page, compare_page, ui_server
-from small_space import SMALL, environment, fuse_search, status
+from small_space import SMALL, command, environment, fuse_search, status
 
 
 @pytest.fixture(scope="module")
@@ -149,30 +149,31 @@ def test_trials_are_a_total_and_a_resumed_study_goes_on_as_if_never_stopped(tmp_
         space.parent.mkdir()
         space.write_text(SMALL)
     run(parts, 2)
-    table = run(parts, 5).trials
-    assert list(table["number"]) == [0, 1, 2, 3, 4]
+    table = run(parts, 4).trials
+    assert list(table["number"]) == [0, 1, 2, 3]
     journal = (tmp_path / "parts/results/small/study.journal").read_bytes()
-    again = run(parts, 5)
+    again = run(parts, 4)
     assert (tmp_path / "parts/results/small/study.journal").read_bytes() == journal
     # what was suggested and what came of it depend on the seed alone
-    uninterrupted = run(at_once, 5).trials
+    uninterrupted = run(at_once, 4).trials
     pd.testing.assert_frame_equal(
         again.trials.drop(columns="seconds"), uninterrupted.drop(columns="seconds")
     )
 
 
-def test_a_changed_space_is_refused_with_what_changed(finished):
+def test_a_changed_space_is_refused_with_what_changed(finished, capsys, monkeypatch):
     cwd, space, _ = finished
     changed = cwd / "results" / "changed.yaml"
     changed.write_text(SMALL.replace("epochs: 2", "epochs: 3").replace("high: 1e-2", "high: 0.1"))
     before = (cwd / "results/small/study.journal").read_bytes()
-    said = fuse_search("--space", changed, cwd=cwd, code=2).stderr
+    monkeypatch.chdir(cwd)
+    said = command(capsys, "--space", changed, code=2).err
     assert "train.epochs: was 2, is 3" in said
     assert "train.lr" in said and "new name" in said and "old file" in said
     # nor may it be reported on by another space's target
     other = ["report", "--space", space, "--set", "search.maximize=left_macro_f1"]
     best = (cwd / "results/small/best.yaml").read_bytes()
-    assert "was begun with another space" in fuse_search(*other, cwd=cwd, code=2).stderr
+    assert "was begun with another space" in command(capsys, *other, code=2).err
     assert (cwd / "results/small/best.yaml").read_bytes() == best
     assert (cwd / "results/small/study.journal").read_bytes() == before
 
@@ -199,7 +200,7 @@ def test_a_killed_study_goes_on(tmp_path):
     process.kill()
     process.wait()
     fuse_search(*arguments, cwd=tmp_path)
-    found = status_with(space, tmp_path, "solo.epochs=1")
+    found = status(space, tmp_path, "--set", "solo.epochs=1")
     assert (found["complete"], found["running"]) == (2, 0)
     client = Tracker(None, tmp_path / "results").client
     (experiment,) = client.search_experiments(filter_string="name = 'small'")
@@ -217,20 +218,13 @@ def test_an_interrupted_study_goes_on(tmp_path, how):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "the same command continues" in said and "Traceback" not in said
-    found = status_with(space, tmp_path, "solo.epochs=1")
+    found = status(space, tmp_path, "--set", "solo.epochs=1")
     counts = (found["running"], found["preempted"], found["complete"], found["failed"])
     assert counts == (0, 1, 0, 0)
     client = Tracker(None, tmp_path / "results").client
     (experiment,) = client.search_experiments(filter_string="name = 'small'")
     runs = client.search_runs([experiment.experiment_id], "tags.`fuse_search.kind` = 'trial'")
     assert [(run.info.status, run.data.tags["state"]) for run in runs] == [("KILLED", "preempted")]
-
-
-def status_with(space: Path, cwd: Path, override: str) -> dict:
-    import json
-
-    arguments = ["status", "--space", space, "--set", override, "--json"]
-    return json.loads(fuse_search(*arguments, cwd=cwd).stdout)
 
 
 def _started(arguments: list[str], cwd: Path, until: str, lines: int) -> subprocess.Popen:
@@ -254,11 +248,12 @@ def _started(arguments: list[str], cwd: Path, until: str, lines: int) -> subproc
     return process
 
 
-def test_trials_that_all_fail_stop_the_study(tmp_path):
+def test_trials_that_all_fail_stop_the_study(tmp_path, capsys, monkeypatch):
     space = tmp_path / "small.yaml"
     text = SMALL.replace("low: 1e-3, high: 1e-2", "low: 1e30, high: 1e32")
     space.write_text(text.replace("train:\n", "train:\n  optimizer: sgd\n  clip: null\n"))
-    said = fuse_search("--space", space, cwd=tmp_path, code=1).stderr
+    monkeypatch.chdir(tmp_path)
+    said = command(capsys, "--space", space, code=1).err
     assert "the last 5 trials failed" in said and "training loss is" in said
     assert "Traceback" not in said
     client = Tracker(None, tmp_path / "results").client

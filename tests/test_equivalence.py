@@ -7,9 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fuse_search.alone import alone
 from fuse_search.nets.merged import Merged, build
 from fuse_search.spec import TrialSpec
-from tiny import choice, fitted, rows, spec
+from fuse_search.trial import Trial
+from tiny import choice, fitted, rows, shared, spec
 
 DATA = rows()
 SETTINGS = {
@@ -42,11 +44,12 @@ def copy(network: Merged, pairs: list[tuple[nn.Module, nn.Module]]) -> None:
 class Trunk(nn.Module):
     """One small CNN and two heads."""
 
-    def __init__(self):
+    def __init__(self, filters=(32, 64), kernel=3, width=8):
         super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)
-        self.dense = nn.Linear(64 * 2 * 2, 8)
-        self.left, self.right = nn.Linear(8, 3), nn.Linear(8, 3)
+        self.conv1 = nn.Conv2d(1, filters[0], kernel, padding=kernel // 2)
+        self.conv2 = nn.Conv2d(*filters, 3, padding=1)
+        self.dense = nn.Linear(filters[1] * 2 * 2, width)
+        self.left, self.right = nn.Linear(width, 3), nn.Linear(width, 3)
 
     def forward(self, x):
         x = F.max_pool2d(self.conv1(x).relu(), 2)
@@ -116,12 +119,82 @@ class Chained(nn.Module):
         copy(network, list(zip(mine, built, strict=True)))
 
 
-def by_hand(network: nn.Module, frozen_at) -> list[float]:
-    """Train and return the loss of every step; `frozen_at` gives an epoch's frozen layers."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    spared = [p for p in network.parameters() if p.ndim == 1]
+class ChainOfThree(nn.Module):
+    """A CNN's map enters a second CNN, whose vector enters a third; all three are joined."""
+
+    def __init__(self):
+        super().__init__()
+        self.a1, self.a2 = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)
+        self.into_b = nn.Conv1d(64, 16, 1)
+        self.b2, self.b3 = nn.Conv2d(16, 32, 3, padding=1), nn.Linear(32 * 2 * 2, 6)
+        self.into_c = nn.Linear(6, 32 * 8 * 8)
+        self.c2, self.c3 = nn.Conv2d(32, 64, 3, padding=1), nn.Linear(64 * 2 * 2, 5)
+        self.left, self.right = nn.Linear(64 + 6 + 5, 3), nn.Linear(64 + 6 + 5, 3)
+
+    def forward(self, x):
+        x = F.max_pool2d(self.a1(x).relu(), 2)
+        a = F.max_pool2d(self.a2(x).relu(), 2)
+        x = F.conv2d(a, self.into_b.weight[..., None], self.into_b.bias)
+        x = F.interpolate(x, size=(4, 4), mode="bilinear")
+        x = F.max_pool2d(self.b2(x).relu(), 2)
+        b = self.b3(x.flatten(1)).relu()
+        x = F.interpolate(self.into_c(b).view(-1, 32, 8, 8), size=(4, 4), mode="bilinear")
+        x = F.max_pool2d(self.c2(x).relu(), 2)
+        c = self.c3(x.flatten(1)).relu()
+        x = torch.cat([a.mean((2, 3)), b, c], 1)
+        return self.left(x), self.right(x)
+
+    def take(self, network):
+        a, b, c = network.branches.values()
+        mine = [self.a1, self.a2, self.into_b, self.b2, self.b3, self.into_c, self.c2, self.c3]
+        into_b, into_c = network.topology.links
+        built = [*a.stages, into_b, *b.stages, into_c, *c.stages]
+        heads = [(self.left, network.heads[0]), (self.right, network.heads[1])]
+        copy(network, [*zip(mine, built, strict=True), *heads])
+
+
+class Joined(nn.Module):
+    """The map of one CNN, resized, is joined to that of another, which goes on."""
+
+    def __init__(self):
+        super().__init__()
+        self.a1, self.a2 = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)
+        self.a3 = nn.Linear(64 * 2 * 2, 8)
+        self.b1, self.b2 = nn.Conv2d(1, 16, 5, padding=2), nn.Conv2d(16, 32, 3, padding=1)
+        self.fit = nn.Linear(32 + 32, 32)
+        self.left, self.right = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        a = F.max_pool2d(self.a1(x).relu(), 2)
+        b = F.max_pool2d(self.b1(x).relu(), 2)
+        b = F.max_pool2d(self.b2(b).relu(), 2)
+        b = b.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        x = F.conv2d(torch.cat([a, b], 1), self.fit.weight[..., None, None], self.fit.bias)
+        x = F.max_pool2d(self.a2(x).relu(), 2)
+        x = self.a3(x.flatten(1)).relu()
+        return self.left(x), self.right(x)
+
+    def take(self, network):
+        a, b = network.branches.values()
+        mine = [self.a1, self.a2, self.a3, self.b1, self.b2, self.fit, self.left, self.right]
+        built = [*a.stages, *b.stages, network.topology.fit, *network.heads]
+        copy(network, list(zip(mine, built, strict=True)))
+
+
+def by_hand(network: nn.Module, frozen_at, rates=None, pulls=None) -> list[float]:
+    """Train and return the loss of every step; `frozen_at` gives an epoch's frozen layers.
+
+    Of some layers `rates` are the learning rates as shares, and `pulls` the L2-SP alphas.
+    """
+    rates, pulls = rates or {}, pulls or {}
+    started = {layer: [p.detach().clone() for p in layer.parameters()] for layer in pulls}
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": spared, "weight_decay": 0.0}], lr=0.01
+        [
+            {"params": [p], "weight_decay": 0.1 if p.ndim > 1 else 0.0, "rate": rates.get(layer, 1)}
+            for layer in network.children()
+            for p in layer.parameters()
+        ],
+        lr=0.01,
     )
     warmup, steps, losses = 1, 12, []  # a tenth of 4 epochs of 3 steps
     order = torch.Generator().manual_seed(0)
@@ -133,12 +206,17 @@ def by_hand(network: nn.Module, frozen_at) -> list[float]:
         for batch in shuffled.split(8):
             done = max(0, len(losses) - warmup) / (steps - warmup)
             for group in optimizer.param_groups:
-                group["lr"] = 0.01 * (1 + math.cos(math.pi * done)) / 2
+                group["lr"] = group["rate"] * 0.01 * (1 + math.cos(math.pi * done)) / 2
             left, right = network(images(batch))
             targets = [DATA.targets[task].values[batch] for task in ("left", "right")]
             loss = (F.cross_entropy(left, targets[0]) + F.cross_entropy(right, targets[1])) / 2
+            penalty = sum(
+                alpha / 2 * (p - start).square().sum()
+                for layer, alpha in pulls.items()
+                for p, start in zip(layer.parameters(), started[layer], strict=True)
+            )
             optimizer.zero_grad()
-            loss.backward()
+            (loss + penalty).backward()
             nn.utils.clip_grad_norm_(network.parameters(), 0.5)
             optimizer.step()
             losses.append(loss.item())
@@ -188,6 +266,32 @@ CASES = {
         {"merge": {"topology": choice("cascade", entry=1), "tap": {"a": -2, "b": -1}}},
         lambda net, epoch: [],
     ),
+    "cascade of three, rejoined": (
+        ChainOfThree,
+        {
+            "branches": {
+                "a": CNN,
+                "b": {"network": choice("conv5x5", width=6)},
+                "c": {"network": choice("conv3x3", width=5)},
+            },
+            "merge": {
+                "topology": choice("cascade", entry=1, rejoin=choice("concat", width=None)),
+                "tap": {"a": -2, "b": -1, "c": -1},
+            },
+        },
+        lambda net, epoch: [],
+    ),
+    "one joined into the other, frozen below": (
+        Joined,
+        {
+            "merge": {
+                "topology": choice("trunk", fusion=choice("concat", width=None)),
+                "tap": {"a": -1, "b": "block2"},
+            },
+            "unfreeze": {"depth": {"a": 2, "b": 1}},
+        },
+        lambda net, epoch: [net.a1, net.b1],
+    ),
     "gradual unfreezing": (
         Fused,
         {"unfreeze": {"depth": {"a": 2, "b": 1}, "schedule": choice("gradual", every=1)}},
@@ -198,16 +302,76 @@ CASES = {
             [net.a1, net.b1, net.b2],
         ][epoch],
     ),
+    "at once, wholly": (Fused, {}, lambda net, epoch: []),
+    "LP-FT": (
+        Fused,
+        {"unfreeze": {"depth": {"a": "all", "b": 2}, "schedule": choice("lp_ft", first=2)}},
+        lambda net, epoch: (
+            [net.a1, net.a2, net.a3, net.b1, net.b2, net.b3] if epoch < 2 else [net.b1]
+        ),
+    ),
+    "phases by hand, one of which goes back": (
+        Fused,
+        {"unfreeze": {"schedule": choice("phases", depths=[2, 0, 1, "all"])}},
+        lambda net, epoch: [
+            [net.a1, net.b1],
+            [net.a1, net.a2, net.a3, net.b1, net.b2, net.b3],
+            [net.a1, net.a2, net.b1, net.b2],
+            [],
+        ][epoch],
+    ),
+    "discriminative rates": (
+        Fused,
+        {
+            "unfreeze": {"lr_decay": {"a": 0.5, "b": 1.0}, "lr_factor": {"a": 1.0, "b": 0.2}},
+            "train": {"fusion_lr": 0.5, "head_lr": 1.5},
+        },
+        lambda net, epoch: [],
+        lambda net: {
+            net.a1: 0.25,
+            net.a2: 0.5,
+            **dict.fromkeys([net.b1, net.b2, net.b3], 0.2),
+            net.hidden: 0.5,
+            **dict.fromkeys([net.left, net.right], 1.5),
+        },
+    ),
+    "L2-SP": (
+        Fused,
+        {"unfreeze": {"depth": 2, "l2_sp": {"a": 0.5, "b": 0.0}}},
+        lambda net, epoch: [net.a1, net.b1],
+        lambda net: {},
+        lambda net: dict.fromkeys([net.a2, net.a3], 0.5),
+    ),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_hand_written_networks_train_to_the_same_losses_step_by_step(case, monkeypatch):
-    kind, sections, frozen = CASES[case]
-    given = spec(train=SETTINGS, **sections)
+    kind, sections, frozen, *others = CASES[case]
+    given = spec(**sections | {"train": SETTINGS | sections.get("train", {})})
     network, mine = build(given, DATA), kind()
     mine.take(network)
     found = as_built(network, given, monkeypatch)
-    expected = by_hand(mine, lambda epoch: frozen(mine, epoch))
+    expected = by_hand(mine, lambda epoch: frozen(mine, epoch), *(of(mine) for of in others))
     assert len(found) == 12 and found[0] - found[-1] > 0.02
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("how", ["average", "geometric"])
+def test_an_ensemble_is_that_of_networks_trained_by_hand(how, tmp_path):
+    given = spec(solo=SETTINGS, merge={"topology": choice("ensemble", weights=how)})
+    trial = Trial(given, shared(DATA, tmp_path))
+    list(trial.epochs())
+    chances = []
+    for name, mine in (("a", Trunk()), ("b", Trunk((16, 32), 5, 6))):
+        mine.take(build(alone(given, name), DATA))
+        by_hand(mine, lambda epoch: [])
+        with torch.no_grad():
+            chances.append(mine(images(DATA.splits["val"]))[0].softmax(1))
+    if how == "average":
+        expected = (chances[0] + chances[1]) / 2
+    else:
+        expected = (chances[0] * chances[1]).sqrt()
+        expected /= expected.sum(1, keepdim=True)
+    found = trial.outputs()["left"]
+    torch.testing.assert_close(found.exp(), expected, atol=1e-5, rtol=0)

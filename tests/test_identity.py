@@ -27,6 +27,10 @@ def unfreeze(depth, schedule="at_once", **options) -> dict:
         (unfreeze(0), unfreeze(2, "gradual", every=2)),  # two epochs: it never comes to it
         (unfreeze(1), unfreeze({"a": 1, "b": 1})),
         (unfreeze(2, "gradual", every=1), unfreeze(1, "gradual", every=1)),
+        (unfreeze(3, "lp_ft", first=1), unfreeze(3, "phases", depths=[0, "all"])),
+        (unfreeze(2, "stalled", start=1), unfreeze(1)),  # two epochs: nothing can stall
+        (unfreeze(1), unfreeze(1) | {"lr_decay": {"a": 1.0, "b": 1.0}, "l2_sp": 0.0}),
+        (unfreeze(0), unfreeze(0) | {"l2_sp": 0.5}),  # nothing is pulled
     ],
 )
 def test_what_is_trained_counts_not_how_it_is_written(one, other):
@@ -38,6 +42,12 @@ def test_what_is_trained_counts_not_how_it_is_written(one, other):
     [
         ({"unfreeze": unfreeze(1)}, {"unfreeze": unfreeze(2)}),
         ({"unfreeze": unfreeze(1)}, {"unfreeze": unfreeze(1, "gradual", every=1)}),
+        ({"unfreeze": unfreeze(1)}, {"unfreeze": unfreeze(1) | {"lr_decay": 0.5}}),
+        ({"unfreeze": unfreeze(1)}, {"unfreeze": unfreeze(1) | {"l2_sp": {"a": 0.1, "b": 0}}}),
+        (
+            {"unfreeze": unfreeze(3, "stalled"), "train": {"epochs": 3}},
+            {"unfreeze": unfreeze(3, "phases", depths=[0, 0, 1]), "train": {"epochs": 3}},
+        ),
         ({"merge": parallel("sum")}, {"merge": parallel("gated")}),
         ({"seed": 1}, {"seed": 2}),
         ({"train": {"lr": 0.1}}, {"train": {"lr": 0.2}}),
@@ -53,6 +63,34 @@ def test_entries_of_a_cascade_beyond_the_stages_are_one():
 
     assert same(cascade(2), cascade(5)) and not same(cascade(1), cascade(2))
     assert same(cascade(1), cascade(1, ("a",))) and not same(cascade(1), cascade(1, ("b",)))
+
+
+def test_what_rejoins_a_cascade_counts():
+    def cascade(rejoin):
+        options = {"entry": 0, "order": (), "rejoin": rejoin}
+        return spec(merge={"topology": choice("cascade", **options)})
+
+    assert not same(cascade(None), cascade(choice("sum")))
+
+
+def test_taps_in_any_order_are_the_same():
+    def tapped(tap):
+        return spec(merge={"tap": tap, **parallel()})
+
+    assert same(tapped(-1), tapped({"a": (-1,), "b": -1}))
+    assert same(tapped((-2, -1)), tapped((-1, -2)))
+    assert not same(tapped(-1), tapped((-1, -2)))
+    assert not same(tapped("block1"), tapped("block2"))
+
+
+def test_dropping_branches_counts_where_one_can_be_dropped():
+    def dropping(chance, **merge):
+        return spec(merge={"branch_dropout": chance, **parallel(), **merge})
+
+    assert not same(dropping(0.0), dropping(0.5))
+    assert same(dropping(0.0, use=("a",)), dropping(0.5, use=("a",)))
+    cascade = {"topology": choice("cascade", entry=0, order=())}
+    assert same(dropping(0.0, **cascade), dropping(0.5, **cascade))
 
 
 def test_the_content_of_a_checkpoint_counts_and_not_its_name_alone(tmp_path):

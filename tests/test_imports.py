@@ -10,11 +10,22 @@ import fuse_search
 
 ROOT = Path(fuse_search.__file__).parent
 FLOORS = {
-    1: ["spec", "errors", "progress", "version", "written", "tally", "leases", "stop", "data"],
+    1: [
+        "spec",
+        "errors",
+        "progress",
+        "version",
+        "written",
+        "tally",
+        "leases",
+        "stop",
+        "patience",
+        "data",
+    ],
     2: ["nets", "tracker", "space"],
-    3: ["train", "suggest", "identity", "faults", "ui"],
-    4: ["trial", "alone", "shared", "study"],
-    5: ["worker", "baselines", "logged", "reconcile", "report", "figures", "preflight"],
+    3: ["train", "suggest", "identity", "faults", "ui", "plugins"],
+    4: ["trial", "alone", "shared", "study", "feasible"],
+    5: ["worker", "attempt", "baselines", "logged", "reconcile", "report", "figures", "preflight"],
     6: ["launch", "opening", "best", "processes"],
     7: ["cli", "__main__"],
 }

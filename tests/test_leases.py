@@ -37,7 +37,7 @@ lease = leases.take("trial-7")
 if not os.fork():
     sys.exit()  # with all that is done at the end of a process
 os.wait()
-print(Leases(Path(sys.argv[1])).alive("trial-7"), flush=True)
+print(Leases(Path(sys.argv[1])).all(), flush=True)
 if sleeper := os.fork():
     print(sleeper, flush=True)
 time.sleep(60)
@@ -67,12 +67,12 @@ def names(folder: Path, of: str = "leases") -> list[str]:
 
 def test_a_lease_is_a_name(tmp_path):
     leases = Leases(tmp_path)
-    assert (leases.all(), leases.alive("trial-7"), list(tmp_path.iterdir())) == ({}, False, [])
+    assert (leases.all(), list(tmp_path.iterdir())) == ({}, [])
     lease = leases.take("trial-7")
     (name,) = names(tmp_path)
     assert (lease.name, lease.fence) == ("trial-7", 1)
     assert name.startswith(f"trial-7.1.{HOST}-{os.getpid()}-")
-    assert lease.held() and leases.alive("trial-7") and leases.abandoned() == []
+    assert lease.held() and leases.all()["trial-7"] and leases.abandoned() == []
     assert leases.take("trial-7") is None  # its own worker is a living one too
     lease.release()
     assert (names(tmp_path), lease.held()) == (["trial-7.1.free"], False)
@@ -88,7 +88,7 @@ def test_a_worker_is_there_from_its_first_lease_until_it_closes(tmp_path):
     mine, other = Leases(tmp_path), Leases(tmp_path)
     mine.take("baseline-a.b")  # the dot belongs to the name
     assert len(names(tmp_path, "workers")) == 2  # its file and its lock
-    assert other.alive("baseline-a.b") and other.take("baseline-a.b") is None
+    assert other.all()["baseline-a.b"] and other.take("baseline-a.b") is None
     mine.close()
     assert names(tmp_path, "workers") == []
     assert other.abandoned() == ["baseline-a.b"]
@@ -104,7 +104,7 @@ def test_who_was_killed_is_gone_at_once_and_swept_up_after(tmp_path):
     leases = Leases(tmp_path)
     with taker(tmp_path) as child:
         assert child.stdout.readline() == "1\n"
-        assert leases.alive("trial-7") and leases.take("trial-7") is None
+        assert leases.all()["trial-7"] and leases.take("trial-7") is None
         child.kill()
         child.wait()
     leases.take("trial-8")
@@ -117,16 +117,16 @@ def test_who_sleeps_is_gone_after_a_while_and_finds_its_lease_lost(tmp_path, mon
     leases = Leases(tmp_path)
     with taker(tmp_path) as child:
         child.stdout.readline()
-        assert leases.alive("trial-7")  # seen for the first time
+        assert leases.all()["trial-7"]  # seen for the first time
         monkeypatch.setattr(module, "LEASE", 0.0)
-        while not leases.alive("trial-7"):  # until it beats
+        while not leases.all()["trial-7"]:  # until it beats
             time.sleep(0.01)
         monkeypatch.undo()
         child.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, child.pid, os.WSTOPPED)
-        assert leases.alive("trial-7")  # for less than LEASE
+        assert leases.all()["trial-7"]  # for less than LEASE
         monkeypatch.setattr(module, "LEASE", 0.0)
-        assert not leases.alive("trial-7")
+        assert not leases.all()["trial-7"]
         assert leases.take("trial-7").fence == 2
         child.send_signal(signal.SIGCONT)
         print(file=child.stdin, flush=True)
@@ -144,8 +144,8 @@ def test_signs_of_life_count_and_not_their_times(tmp_path, monkeypatch):
     worker.touch()
     for when in (1e9, 2e9, 0, 1e9):
         os.utime(worker, (when, when))
-        assert leases.alive("trial-7")
-    assert not leases.alive("trial-7")
+        assert leases.all()["trial-7"]
+    assert not leases.all()["trial-7"]
     assert leases.take("trial-7").fence == 5
 
 
@@ -174,7 +174,7 @@ def test_of_many_that_take_at_once_one_succeeds(tmp_path):
 
 def test_a_fork_neither_ends_a_worker_nor_keeps_it_alive(tmp_path):
     with process(FORK, tmp_path) as parent:
-        assert parent.stdout.readline() == "True\n"  # after one fork that has ended
+        assert parent.stdout.readline() == "{'trial-7': True}\n"  # after one fork that has ended
         sleeper = int(parent.stdout.readline())  # and with one that will not
     try:
         assert Leases(tmp_path).abandoned() == ["trial-7"]

@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 
 from fuse_search.cli import main
+from fuse_search.preflight import _corners, preflight
+from fuse_search.space import read_space
 
 Capture = pytest.CaptureFixture[str]
 
@@ -25,6 +27,16 @@ def refused(capsys: Capture, space: Path, *options: str) -> list[str]:
     assert (stopped.value.code, said.out) == (2, "")
     assert {path: path.stat().st_mtime_ns for path in space.parent.rglob("*")} == before
     return [line.removeprefix(str(space)) for line in said.err.splitlines()]
+
+
+def checked(capsys: Capture, space: Path, *overrides: str) -> list[str]:
+    """What is said of a space that fits."""
+    options = [option for override in overrides for option in ("--set", override)]
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", "--space", str(space), *options])
+    said = capsys.readouterr()
+    assert (stopped.value.code, said.err) == (0, "")
+    return said.out.splitlines()
 
 
 def write(folder: Path, source: str, tasks: str = "left: classification", more: str = "") -> Path:
@@ -104,11 +116,91 @@ def test_all_branches_that_do_not_fit_at_once(tmp_path: Path, capsys: Capture) -
     ]
 
 
-def test_corners_that_do_not_fit(tmp_path: Path, capsys: Capture) -> None:
+def test_corners_that_do_not_fit_are_listed(tmp_path: Path, capsys: Capture) -> None:
     space = write(tmp_path, "multidigits")
-    lines = refused(capsys, space, "--set", "merge.tap={type: int, low: -9, high: -1}")
-    assert len(lines) == 1
-    assert "tap -9: the branch has 3 stages (in the corner concat(small), smallest)" in lines[0]
+    overrides = ("merge.tap={type: int, low: -9, high: -1}", "limits.parameters=20e6")
+    said = checked(capsys, space, *overrides)
+    reason = "branch small: tap -9: the branch has 3 stages"
+    assert f"  concat(small), smallest: infeasible: {reason}" in said
+    assert "  concat(small), largest: 561,034 parameters" in said
+    assert said[-1] == "  limit: parameters 20,000,000"
+    ready = preflight(read_space(space, overrides), "cpu", tmp_path)
+    assert ready.warning == (
+        "1 of 2 corners of the space can't be trained, and none like them will be; "
+        f"concat(small), smallest: {reason}"
+    )
+    assert preflight(read_space(space), "cpu", tmp_path).warning == ""
+
+
+def test_a_space_without_a_corner_that_fits_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    space = write(tmp_path, "multidigits")
+    lines = refused(capsys, space, "--set", "merge.tap={type: int, low: -9, high: -7}")
+    assert lines == [
+        f":1: merge.topology: branch small: tap {tap}: the branch has 3 stages "
+        f"(in the corner concat(small), {end})"
+        for tap, end in ((-9, "smallest"), (-7, "largest"))
+    ]
+    (line,) = refused(capsys, space, "--set", "limits={parameters: 1000}")
+    assert line.endswith(
+        "561,034 parameters, and limits.parameters is 1,000 (in the corner concat(small), smallest)"
+    )
+
+
+def test_what_is_not_there_is_wrong_in_any_corner(tmp_path: Path, capsys: Capture) -> None:
+    space = write(tmp_path, "multidigits")
+    taps = "merge.tap={type: categorical, choices: [-1, blok1]}"
+    (line,) = refused(capsys, space, "--set", taps)
+    assert "blok1" in line and "did you mean 'block1'?" in line
+
+
+MANY = """
+study: many
+data: {source: multidigits}
+tasks: {left: classification}
+branches: {a: {network: conv3x3}, b: {network: conv5x5}}
+merge:
+  use: {type: subset, min: 1}
+  topology:
+    type: categorical
+    choices:
+      - parallel:
+          fusion:
+            type: categorical
+            choices:
+              - {attention: {heads: {type: categorical, choices: [1, 2, 4]}}}
+              - sum
+              - concat: {width: {type: int, low: 8, high: 16}}
+      - cascade: {order: {type: categorical, choices: [[a, b], [b, a]]}}
+      - ensemble: {weights: {type: categorical, choices: [average, fitted]}}
+train:
+  optimizer: {type: categorical, choices: [adamw, sgd]}
+  batch_size: {type: categorical, choices: [8, 16, 32, 64]}
+  lr: {type: categorical, choices: [0.1, 0.01]}
+"""
+
+
+def test_corners_have_every_choice_and_not_every_combination(tmp_path: Path) -> None:
+    file = tmp_path / "many.yaml"
+    file.write_text(MANY, encoding="utf-8")
+    found = _corners(read_space(file))
+    by_end = {end: [s for name, s in found.items() if end in name] for end in ("smallest", "large")}
+    for specs in by_end.values():
+        assert len(specs) <= 10  # of 2 * 4 * 2 * (3 + 1 + 1 + 2) + 2 * 2 combinations
+        topologies = [spec.merge.topology for spec in specs]
+        fusions = [t.options["fusion"] for t in topologies if t.name == "parallel"]
+        assert {f.options["heads"] for f in fusions if f.name == "attention"} == {1, 2, 4}
+        assert {f.name for f in fusions} == {"attention", "sum", "concat"}
+        assert {spec.train.batch_size for spec in specs} >= {8, 16, 32, 64}
+        assert {spec.train.optimizer.name for spec in specs} == {"adamw", "sgd"}
+        assert all(spec.merge.use == ("a", "b") for spec in specs)
+    topologies = [spec.merge.topology for spec in found.values()]
+    orders = {t.options["order"] for t in topologies if t.name == "cascade"}
+    assert orders == {("a", "b"), ("b", "a")}
+    # two equal specs, as nothing of an ensemble is a range, stand there once
+    weights = [t.options["weights"] for t in topologies if t.name == "ensemble"]
+    assert weights == ["average", "fitted"]
+    fusions = [t.options["fusion"] for t in topologies if t.name == "parallel"]
+    assert {f.options["width"] for f in fusions if f.name == "concat"} == {8, 16}
 
 
 def test_device_that_is_not_there(tmp_path: Path, capsys: Capture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from io import StringIO
 from pathlib import Path
@@ -10,10 +11,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from fuse_search.errors import InputError, StudyStopped
+from fuse_search import patience
+from fuse_search.errors import InputError, Preempted, StudyStopped
+from fuse_search.launch import work_for
 from fuse_search.processes import LIVES, VISIBLE, deal, run_workers
 from fuse_search.progress import Events, Progress, replay
 from fuse_search.stop import Stop
+from small_space import SMALL
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
@@ -70,6 +74,35 @@ os._exit(1)
     with pytest.raises(InputError, match="cuda:9: can't be used here"):
         run(tmp_path, monkeypatch, code)
     assert capfd.readouterr().err == ""
+
+
+def test_workers_that_were_all_asked_to_stop_end_the_command_so(tmp_path, monkeypatch):
+    with pytest.raises(Preempted):
+        run(tmp_path, monkeypatch, "import os; os._exit(130)")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_worker_that_finds_a_store_away_waits_for_it(tmp_path, monkeypatch, asked):
+    """As one does that takes the place of another, unless it is asked to stop."""
+    monkeypatch.setattr(patience, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(patience, "PATIENCE", 600.0 if asked else 0.0)
+    (tmp_path / "small.yaml").write_text(SMALL)
+    options = dict.fromkeys(["device", "tracking_uri", "cache_budget"])
+    options |= {"space": str(tmp_path / "small.yaml"), "overrides": [], "plugins": [], "total": 1}
+    options |= {"results": str(tmp_path), "storage": "postgresql+psycopg://me@127.0.0.1:1/none"}
+    reader, writer = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), "rw", strict=True))
+    print(json.dumps(options), file=writer, flush=True)
+    if asked:
+        writer.close()  # as when the process dies that started it
+    with pytest.raises(SystemExit) as ended:
+        work_for(reader, out := StringIO())
+    if asked:
+        assert (ended.value.code, out.getvalue()) == (130, "")
+    else:
+        kind, text = json.loads(out.getvalue())[1]
+        assert (ended.value.code, kind) == (1, "StoreUnreachable")
+        assert text.startswith("a store of this study could not be reached for 0 minutes: --stor")
+        writer.close()
 
 
 def test_nobody_listening_is_no_fault_of_a_worker():

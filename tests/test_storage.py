@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from claimant import opened
+from fuse_search import patience
 from fuse_search.errors import InputError, StoreUnreachable
-from fuse_search.study import attributes, patience
+from fuse_search.study import attributes
 from fuse_search.study.patience import Patient
 
 MANY = 10**6

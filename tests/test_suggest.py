@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fuse_search.errors import InputError
 from fuse_search.launch import fixed_spec
 from fuse_search.space import Space, read_space
-from fuse_search.spec import Choice, TrialSpec
+from fuse_search.spec import Choice, Losses, TrialSpec, Unfreeze
 from fuse_search.suggest import Corner, parameters, suggest, to_yaml
 
 SPACE = """
@@ -186,3 +186,70 @@ def test_floats_are_written_exactly(tmp_path: Path, space: Space) -> None:
         file = tmp_path / "spec.yaml"
         file.write_text(to_yaml(changed), encoding="utf-8")
         assert fixed_spec(file).train.lr == lr
+
+
+EACH = """
+study: each
+data: {source: multidigits}
+tasks: {left: classification}
+branches: {a: {network: conv3x3}, b: {network: mlp}, c: {network: conv5x5}}
+merge:
+  use: {type: subset, min: 1, max: 2}
+  tap: {a: {type: categorical, choices: [-1, [-1, block1]]}, b: [-1, {type: int, low: -3, high: -2}]}
+  branch_dropout: {type: float, low: 0.1, high: 0.5}
+  topology:
+    type: categorical
+    choices:
+      - parallel: {fusion: {type: categorical, choices: [{concat: {width: {type: categorical, choices: [null, 8]}}}]}}
+      - trunk: {fusion: {concat: {width: {type: categorical, choices: [4, 16]}}}}
+      - cascade: {order: {type: categorical, choices: [[a, b], [c]]}, rejoin: {type: categorical, choices: [null, {concat: {width: {type: int, low: 1, high: 9}}}]}}
+      - ensemble
+unfreeze:
+  schedule: {a: {gradual: {every: {type: int, low: 1, high: 2}}}, b: {gradual: {every: {type: int, low: 3, high: 4}}}}
+  lr_decay: {a: {type: float, low: 0.5, high: 0.9}, c: {type: float, low: 0.1, high: 0.2}}
+  lr_factor: {type: float, low: 1, high: 2}
+  l2_sp: {b: {type: float, low: 0.1, high: 1}}
+losses: {auxiliary: {type: float, low: 0.1, high: 1}}
+train: {ema: {type: categorical, choices: [null, 0.9]}}
+"""  # noqa: E501
+
+
+def test_only_what_belongs_to_the_branches_in_use_is_asked(tmp_path: Path) -> None:
+    file = tmp_path / "each.yaml"
+    file.write_text(EACH, encoding="utf-8")
+    space = read_space(file)
+    of = {
+        "a": ("merge.tap.a", "unfreeze.schedule.a.gradual.every", "unfreeze.lr_decay.a"),
+        "b": ("merge.tap.b.1", "unfreeze.schedule.b.gradual.every", "unfreeze.l2_sp.b"),
+        "c": ("unfreeze.lr_decay.c",),
+    }
+    seen = set()
+    for spec, asked in suggestions(space, "tpe", 2, 40):
+        topology, merges = spec.merge.topology, spec.merge.topology.name != "ensemble"
+        seen.add(topology.name)
+        for branch, names in of.items():
+            assert all((name in asked) == (merges and branch in spec.merge.use) for name in names)
+        assert ("merge.branch_dropout" in asked) == (topology.name in ("parallel", "trunk"))
+        assert ("losses.auxiliary" in asked) == ("train.ema" in asked) == merges
+        assert ("concat.width" in asked) == (topology.name == "parallel")
+        assert ("trunk.fusion.concat.width" in asked) == (topology.name == "trunk")
+        if merges:
+            assert set(spec.unfreeze.schedule) == set(spec.unfreeze.lr_decay) == {*spec.merge.use}
+            assert isinstance(spec.unfreeze.lr_factor, float)
+        else:
+            assert (spec.unfreeze, spec.losses) == (Unfreeze(), Losses())
+            assert (spec.merge.tap, spec.merge.branch_dropout) == (-1, 0.0)
+        if "a" in spec.merge.use and merges:
+            assert spec.merge.tap["a"] in (-1, (-1, "block1"))
+            assert asked["merge.tap.a"] in (-1, "-1+block1")
+            assert spec.unfreeze.schedule["a"].options["every"] in (1, 2)
+        if "b" in spec.merge.use and merges:
+            assert spec.merge.tap["b"] in ((-1, -3), (-1, -2))
+            assert spec.unfreeze.schedule["b"].options["every"] in (3, 4)
+        said = parameters(space, spec)
+        assert {name for name, value in said.items() if value != "-"} >= {
+            name for name in asked if not name.startswith("merge.use")
+        }
+        file.with_name("spec.yaml").write_text(to_yaml(spec), encoding="utf-8")
+        assert fixed_spec(file.with_name("spec.yaml")) == spec
+    assert seen == {"parallel", "trunk", "cascade", "ensemble"}

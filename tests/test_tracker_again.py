@@ -26,7 +26,7 @@ def tracker(tmp_path_factory):
 
 @pytest.fixture
 def hasty(monkeypatch):
-    monkeypatch.setattr("fuse_search.tracker.patience.PATIENCE", 0.2)
+    monkeypatch.setattr("fuse_search.patience.PATIENCE", 0.2)
 
 
 def history(tracker: Tracker, run: Run, name: str) -> list[tuple[int, int, float]]:

@@ -122,7 +122,7 @@ class Unreliable(BaseHTTPRequestHandler):
 
 
 def test_answers_that_are_lost(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("fuse_search.tracker.patience.PAUSES", (0.01, 0.1))
+    monkeypatch.setattr("fuse_search.patience.PAUSES", (0.01, 0.1))
     server.await_health()
     handler = type("Handler", (Unreliable,), {"target": server, "tried": Counter()})
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), handler)

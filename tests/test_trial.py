@@ -1,10 +1,13 @@
+import math
+
 import pytest
 import torch
 
 from fuse_search.data import Data, Target
 from fuse_search.data.batches import Rows
 from fuse_search.errors import InputError
-from fuse_search.nets.topology import fit_weights
+from fuse_search.nets.tasks import TASKS
+from fuse_search.nets.topology.joins import JOINS
 from fuse_search.shared import open_shared
 from fuse_search.spec import DataSpec
 from fuse_search.train.loop import measure, predict
@@ -17,7 +20,7 @@ from fuse_search.trial import (
     solo_state,
     trained,
 )
-from tiny import choice, parallel, rows, same, shared, snapshot, spec
+from tiny import EVERY_TYPE, choice, parallel, rows, same, shared, snapshot, spec
 
 DATA = rows()
 SOLO = {"a": {"network": choice("conv3x3", width=8), "weights": choice("solo")}}
@@ -66,6 +69,16 @@ def test_a_frozen_random_branch_is_the_same_in_every_trial_of_a_seed(counted):
     specs += [spec(branches=alone(specs[0], "a").branches, unfreeze={"depth": 0})]
     states = [snapshot(finish(s, counted)[0].network.branches["a"]) for s in specs]
     assert all(same(states[0], state) for state in states[1:])
+
+
+def test_stages_that_a_stall_may_reach_are_the_trials_own(counted):
+    train = {"epochs": 4, "lr": 0.3, "clip": None, "schedule": choice("constant")}
+    given = spec(unfreeze={"schedule": choice("stalled")}, train=train)
+    before = snapshot(counted.untrained(given, "a"))
+    trial, epochs = finish(given, counted)
+    assert epochs[-1].depths["a"] > 0
+    assert not same(before, snapshot(trial.network.branches["a"]))
+    assert same(before, snapshot(counted.untrained(given, "a")))
 
 
 def test_a_branch_is_trained_alone_once_and_kept(counted):
@@ -167,21 +180,35 @@ def test_an_ensemble_is_the_average_of_the_branches_trained_alone(counted):
     assert len(counted.watch.epochs) == 4 and trial.costs["parameters/trainable"] == 0
 
 
-def test_fitted_weights_are_measured_on_rows_that_they_were_not_fitted_to(counted):
-    given = spec(tasks=MIXED, merge={"topology": choice("ensemble", weights="fitted")})
+@pytest.mark.parametrize("how", ["fitted", "greedy", "stacking"])
+def test_what_is_fitted_is_measured_on_rows_that_it_was_not_fitted_to(how, counted):
+    given = spec(tasks=MIXED, merge={"topology": choice("ensemble", weights=how)})
     trial, [epoch] = finish(given, counted)
     outputs = {}
     for task, each in members(given, counted).items():
+        kind = TASKS[MIXED[task]["type"]]
         target = DATA.targets[task].values[DATA.splits["val"]]
         even, odd = torch.arange(0, 8, 2), torch.arange(1, 8, 2)
-        joined = torch.zeros(each.shape[1:])
+        joined, join = torch.zeros(each.shape[1:]), JOINS[how](2, kind, each.shape[2:])
         for seen, unseen in ((even, odd), (odd, even)):
-            weights = fit_weights(each[:, seen], target[seen], task == "left")
-            joined[unseen] = torch.einsum("m,mn...->n...", weights, each[:, unseen])
+            join.fit(each[:, seen], target[seen])
+            joined[unseen] = join(each[:, unseen])
         outputs[task] = joined.log() if task == "left" else joined
-        whole = fit_weights(each, target, task == "left")
-        torch.testing.assert_close(getattr(trial.network, f"weights_{task}"), whole)
+        join.fit(each, target)
+        for name, value in trial.network.joins[task].state_dict().items():
+            torch.testing.assert_close(value, join.state_dict()[name])
     assert epoch.metrics == measured(given, outputs)
+
+
+def test_an_ensemble_for_tasks_of_every_type(counted):
+    for how in ("geometric", "greedy", "stacking"):
+        given = spec(tasks=EVERY_TYPE, merge={"topology": choice("ensemble", weights=how)})
+        trial, [epoch] = finish(given, counted)
+        assert all(math.isfinite(value) for value in epoch.metrics.values())
+        state = Trial(given, counted).network.state_dict()
+        assert {n: t.shape for n, t in state.items()} == {
+            n: t.shape for n, t in trial.network.state_dict().items()
+        }
 
 
 def test_costs_count_parameters_and_operations(counted):

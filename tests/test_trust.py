@@ -17,9 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fuse_search.cli import main
 from fuse_search.nets.networks import conv3x3
-from small_space import SMALL, environment
+from small_space import SMALL, command, environment
 
 Capture = pytest.CaptureFixture[str]
 SECRET = "hunter2hunter2"
@@ -42,11 +41,7 @@ sys.addaudithook(note)
 
 def refused(capsys: Capture, *arguments: str) -> str:
     """What the command line says when it refuses these arguments."""
-    with pytest.raises(SystemExit) as stopped:
-        main(list(arguments))
-    said = capsys.readouterr()
-    assert stopped.value.code == 2, said.err
-    return said.err
+    return command(capsys, *arguments, code=2).err
 
 
 @pytest.fixture

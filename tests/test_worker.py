@@ -10,11 +10,12 @@ import pytest
 from rich.console import Console
 
 from claimant import opened
-from fuse_search import worker as workers
+from fuse_search import attempt
 from fuse_search.errors import StudyStopped
 from fuse_search.opening import open_all
 from fuse_search.progress import Progress
 from fuse_search.reconcile import reconcile
+from fuse_search.report.status import status
 from fuse_search.stop import Stop
 from fuse_search.study import Study
 from fuse_search.tracker import Run
@@ -57,7 +58,7 @@ class Bench:
     """One process at work on a small study: its worker, and what that says."""
 
     def __init__(self, folder: Path) -> None:
-        options = (folder / "small.yaml", [], folder / "results", "cpu", None, None, 0)
+        options = (folder / "small.yaml", [], [], folder / "results", "cpu", None, None, 0)
         opened = open_all(*options)
         self.study, self.folder, self.shared = opened.study, opened.folder, opened.ready.shared
         self.parent, self.said = opened.track(), StringIO()
@@ -176,7 +177,7 @@ def test_a_fault_after_the_lease_was_lost_ends_no_trial(folder, monkeypatch):
         lease.rename(lease.with_name("trial-0.2.other-1-2"))
         raise ZeroDivisionError
 
-    before(monkeypatch, workers, "finish", 1, fail)
+    before(monkeypatch, attempt, "finish", 1, fail)
     slow.one()
     assert [row.state for row in slow.study.rows()] == ["preempted"]
     assert [state for _, state, _ in slow.runs()] == [None]
@@ -233,3 +234,42 @@ def test_at_start_what_was_left_is_brought_in_order(folder):
     bench.close()
     assert bench.reconcile() == "1 trial to go on with, 1 leftover removed"
     assert bench.left() == ["trial-1.1", "trial-1"] and not part.exists()
+
+
+def test_what_costs_too_much_is_infeasible_and_costs_no_epoch(folder):
+    write_small(
+        folder,
+        **{
+            ", weights: {solo: {tasks: [left]}}": "",
+            "{type: categorical, choices: [concat, gated]}": "{concat: {width: {type: int, low: 1, high: 1000}}}",  # noqa: E501
+            "      - cascade\n": "",
+            "epochs: 2": "epochs: 1",
+            "maximize: mean_accuracy}": "sampler: random}\nlimits: {parameters: 66e3}",
+        },
+    )
+    bench = Bench(folder)
+    bench.worker.work(4)
+    bench.parent.flush()
+    rows = bench.study.rows()
+    states = [row.state for row in rows]
+    done = [row for row in rows if row.state == "complete"]
+    refused = [row for row in rows if row.state == "infeasible"]
+    assert len(done) == 4 == bench.study.finished() and refused and len(done + refused) == len(rows)
+
+    def width(row) -> int:
+        return int(row.attributes["params"]["concat.width"])
+
+    # the layer of the fusion, of 16 + 16 features, and two heads of ten classes
+    fixed = {r.attributes["metrics"]["parameters/total"] - (33 + 20) * width(r) for r in done}
+    (rest,) = fixed
+    for row in refused:
+        parameters = rest + (33 + 20) * width(row)
+        reason = f"{parameters:,.0f} parameters, and limits.parameters is 66,000"
+        assert row.attributes["reason"] == reason and parameters > 66_000
+        assert (row.attributes["begun"], row.epochs) == (0, {})
+        frozen = bench.study._study.get_trials()[row.number]
+        assert frozen.constraints == {"parameters": pytest.approx(parameters / 66_000 - 1)}
+    assert all(rest + (33 + 20) * width(row) <= 66_000 for row in done)
+    ended = {"complete": ("FINISHED", "complete", [0]), "infeasible": ("FAILED", "infeasible", [])}
+    assert bench.runs() == [ended[state] for state in states]
+    assert status(bench.study)["epochs_trained"] == 4

@@ -108,7 +108,8 @@ def test_a_worker_that_is_killed_is_replaced_and_ctrl_c_stops_all(tmp_path, monk
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     write(tmp_path)
     options = dict.fromkeys(["device", "storage", "tracking_uri", "cache_budget"])
-    options |= {"space": "small.yaml", "overrides": [], "results": "results", "total": 999}
+    options |= {"space": "small.yaml", "overrides": [], "plugins": []}
+    options |= {"results": "results", "total": 999}
     worker = subprocess.Popen(
         [sys.executable, "-m", "fuse_search", "worker"],
         cwd=tmp_path,

@@ -14,6 +14,13 @@ from fuse_search.train.plan import Plan
 from fuse_search.train.prefixes import Prefixes
 
 CPU = torch.device("cpu")
+EVERY_TYPE = {
+    "left": {"type": "classification"},
+    "marks": {"type": "multilabel"},
+    "age": {"type": "regression"},
+    "right": {"type": "ordinal"},
+}
+"""A task of each type on `rows`."""
 
 
 def choice(name: str, **options) -> Choice:
@@ -21,7 +28,8 @@ def choice(name: str, **options) -> Choice:
 
 
 def rows(count: int = 40, side: int = 8, channels: int = 1) -> Data:
-    """Images and vectors with the targets `left` and `right` of 3 classes, and the number `age`."""
+    """Images and vectors with the targets `left` and `right` of 3 classes, the number `age` and
+    the labels `marks`."""
     generator = torch.Generator().manual_seed(7)
     image = torch.randint(0, 256, (count, channels, side, side), generator=generator).byte()
     vector = torch.randn(count, 5, generator=generator) * 3 + 2
@@ -33,6 +41,7 @@ def rows(count: int = 40, side: int = 8, channels: int = 1) -> Data:
             "left": Target(labels, ("a", "b", "c")),
             "right": Target(labels.flip(0), ("a", "b", "c")),
             "age": Target(vector[:, 0] * 2 + 30, None),
+            "marks": Target(torch.stack([labels > 0, labels.flip(0) > 1], 1).long(), ("x", "y")),
         },
         dict(
             zip(

@@ -33,6 +33,8 @@ from .version import VERSION
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 SIZES = {"": 1, "B": 1} | {f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGT")}
 
+Texts = tuple[str, ...]
+
 
 class Size(click.ParamType):
     """A number of bytes such as 20GB."""
@@ -49,6 +51,13 @@ class Size(click.ParamType):
 SPACE = click.option("--space", metavar="FILE", help="The space file.")
 SET = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a leaf of the space."
+)
+PLUGIN = click.option(
+    "--plugin",
+    "plugins",
+    metavar="MODULE",
+    multiple=True,
+    help="Your own file.py or module, whose registries (FUSIONS, …) are added to ours.",
 )
 RESULTS = click.option(
     "--results", metavar="DIR", default="results", show_default=True, help="Where everything lands."
@@ -77,7 +86,7 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@_options(SPACE, SET, RESULTS, STORAGE, TRACKING, DEVICE, BUDGET)
+@_options(SPACE, SET, PLUGIN, RESULTS, STORAGE, TRACKING, DEVICE, BUDGET)
 @click.option(
     "--trials", type=click.IntRange(1), help="Finished trials that there shall be in all."
 )
@@ -101,7 +110,7 @@ def cli(context: click.Context, space: str | None, trials: int | None, **options
     if space is None:
         click.echo(context.get_help())
         return
-    read_first(space, options["overrides"])
+    read_first(space, options["overrides"], options["plugins"])
     from .launch import run
 
     run(space, trials, **options)
@@ -111,17 +120,18 @@ def _refuse_before(context: click.Context, verb: str) -> None:
     """Options before a verb would be lost without a word."""
     for name in context.params:
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            option = "--" + {"overrides": "set"}.get(name, name).replace("_", "-")
+            long = {"overrides": "set", "plugins": "plugin"}.get(name, name)
+            option = "--" + long.replace("_", "-")
             raise click.UsageError(
                 f"{option} belongs behind the verb: fuse-search {verb} {option} …"
             )
 
 
 @cli.command()
-@_options(SPACE, SET, DEVICE)
-def check(space: str | None, overrides: tuple[str, ...], device: str | None) -> None:
+@_options(SPACE, SET, PLUGIN, DEVICE)
+def check(space: str | None, overrides: Texts, plugins: Texts, device: str | None) -> None:
     """Find everything that is wrong with a space, without training or writing anything."""
-    checked = read_first(_needed(space), overrides)
+    checked = read_first(_needed(space), overrides, plugins)
     from .preflight import preflight
 
     ready = preflight(checked, device, Path())
@@ -130,17 +140,22 @@ def check(space: str | None, overrides: tuple[str, ...], device: str | None) -> 
     for name, stages in ready.stages.items():
         click.echo(f"  branch {name}: {stages} stages")
     for name, parameters in ready.corners.items():
-        click.echo(f"  {name}: {parameters:,} parameters" if parameters else f"  {name}")
+        click.echo(f"  {name}: {parameters:,} parameters")
+    for name, reason in ready.infeasible.items():
+        click.echo(f"  {name}: infeasible: {reason}")
+    for name, most in checked.limits.model_dump(exclude_none=True).items():
+        click.echo(f"  limit: {name} {most:,.12g}")
 
 
 @cli.command()
-@_options(SPACE, SET, RESULTS, STORAGE)
+@_options(SPACE, SET, PLUGIN, RESULTS, STORAGE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def status(
-    space: str | None, overrides: tuple[str, ...], results: str, storage: str | None, as_json: bool
-) -> None:
+def status(as_json: bool, **options: Any) -> None:
     """How far a study is."""
-    found = _status(_needed(space), overrides, results, storage)
+    study = _existing(**options)
+    from .report.status import status as of
+
+    found = of(study)
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -152,19 +167,11 @@ def status(
             click.echo("  {}: {place}; {reason}".format(what, **each))
 
 
-def _status(space: str, overrides: tuple[str, ...], results: str, storage: str | None) -> Any:
-    from .report.status import status as of
-
-    return of(_existing(space, overrides, results, storage))
-
-
 @cli.command()
-@_options(SPACE, SET, RESULTS, STORAGE)
-def report(
-    space: str | None, overrides: tuple[str, ...], results: str, storage: str | None
-) -> None:
+@_options(SPACE, SET, PLUGIN, RESULTS, STORAGE)
+def report(results: str, **options: Any) -> None:
     """Write a study's report, plots and tables again and print the answer."""
-    study = _existing(_needed(space), overrides, results, storage)
+    study = _existing(results=results, **options)
     from rich.console import Console
 
     from .report.files import write_report
@@ -175,8 +182,10 @@ def report(
     print_answer(study, Console(), folder)
 
 
-def _existing(space: str, overrides: tuple[str, ...], results: str, storage: str | None) -> Any:
-    checked = read_first(space, overrides)
+def _existing(
+    space: str | None, overrides: Texts, plugins: Texts, results: str, storage: str | None
+) -> Any:
+    checked = read_first(_needed(space), overrides, plugins)
     _cache_in(results)
     from . import study as studies
 
@@ -192,19 +201,13 @@ def _existing(space: str, overrides: tuple[str, ...], results: str, storage: str
 
 @cli.command()
 @click.argument("spec")
-@_options(SET, RESULTS, DEVICE, BUDGET)
-def train(
-    spec: str,
-    overrides: tuple[str, ...],
-    results: str,
-    device: str | None,
-    cache_budget: int | None,
-) -> None:
+@_options(SET, PLUGIN, RESULTS, DEVICE, BUDGET)
+def train(spec: str, overrides: Texts, plugins: Texts, results: str, **options: Any) -> None:
     """Train one spec again, such as results/STUDY/best.yaml."""
-    read_first(spec, overrides)
+    read_first(spec, overrides, plugins)
     from .launch import train_again
 
-    for epoch in train_again(spec, overrides, Path(results), device, cache_budget):
+    for epoch in train_again(spec, overrides, Path(results), **options):
         shown = "  ".join(f"{name} {value:.6g}" for name, value in epoch.metrics.items())
         click.echo(f"epoch {epoch.number + 1}  {shown}")
 
@@ -230,20 +233,25 @@ def worker() -> None:
 
 
 @cli.command()
+@_options(PLUGIN)
 @click.option("--output", default="spaces/schema.json", show_default=True)
-def schema(output: str) -> None:
+def schema(plugins: Texts, output: str) -> None:
     """Write the JSON Schema with which editors complete and check space files."""
+    from .plugins import use
     from .space import json_schema
 
+    use(plugins)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     Path(output).write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")
     click.echo(f"wrote {output}")
 
 
-def read_first(space: str, overrides: tuple[str, ...]) -> Any:
-    """Check a space before anything that takes long to import is imported."""
+def read_first(space: str, overrides: Texts, plugins: Texts) -> Any:
+    """Check a space before anything that takes long to import is imported, but by a plugin."""
+    from .plugins import use
     from .space import read_space
 
+    use(plugins)
     return read_space(space, overrides)
 
 

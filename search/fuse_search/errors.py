@@ -13,8 +13,24 @@ class InputError(Exception):
     """The input is wrong: its text is one message for the user, and the exit code is 2."""
 
 
+class StoreAway(InputError):
+    """A store can't be opened now, but perhaps later: for whoever could open it before."""
+
+
 class TrialError(Exception):
     """One trial can't be built or trained: its text is the reason that is recorded."""
+
+
+class Infeasible(TrialError):
+    """One trial can't be trained here, which was known before: no fault, but something to learn.
+
+    kind: what stands against it, such as a limit's name. amount: by how much, as a share of the
+    limit; more than 0.
+    """
+
+    def __init__(self, reason: str, kind: str, amount: float) -> None:
+        super().__init__(reason)
+        self.kind, self.amount = kind, amount
 
 
 class Preempted(Exception):

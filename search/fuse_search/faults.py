@@ -1,14 +1,13 @@
-"""What ends one trial: its reason, where in the code, and whether memory was what it lacked."""
+"""What ends one trial: its reason, where in the code, and whether it can be trained at all."""
 
 from __future__ import annotations
 
-import re
 import traceback
 from dataclasses import dataclass
 
 import torch
 
-from .errors import TrialError, masked
+from .errors import Infeasible, TrialError, masked
 from .tracker import Run
 
 LACKING = (
@@ -18,7 +17,10 @@ LACKING = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 """What torch says without an error class of its own: on the CPU, and from CUDA's libraries."""
-UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+MEMORY = "memory_mb"
+"""The constraint of trials that take more memory than there is."""
+UNKNOWN = 1.0
+"""By how much, where nobody knows: as if it were twice the limit."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,20 @@ class Fault:
     reason: str
     trace: str = ""
     """Where in the code, unless the reason is one that we know."""
-    lacking: int = 0
-    """Bytes that were asked for and not there."""
+    kind: str = ""
+    """What makes the trial infeasible, if it is that,"""
+    amount: float = 0.0
+    """and by how much, as a share of the limit."""
 
     @classmethod
     def of(cls, error: Exception) -> Fault:
         text = masked((str(error).splitlines() or [""])[0])
+        if isinstance(error, Infeasible):
+            return cls(text, kind=error.kind, amount=error.amount)
         if isinstance(error, TrialError):
             return cls(text)
-        if lacking := lacking_memory(error):
-            return cls(f"out of memory: {text}", lacking=lacking)
+        if lacking_memory(error):
+            return cls(f"out of memory: {text}", kind=MEMORY, amount=UNKNOWN)
         trace = masked("".join(traceback.format_exception(error)))
         return cls(f"{type(error).__name__}: {text}", trace)
 
@@ -48,11 +54,7 @@ class Fault:
         run.describe({}, {"state": state, "reason": self.reason})
 
 
-def lacking_memory(error: Exception) -> int:
-    """The bytes that were asked for in vain, 1 where that isn't told; 0 for any other fault."""
-    text = str(error)
-    said = isinstance(error, RuntimeError) and any(words in text for words in LACKING)
-    if not (said or isinstance(error, torch.OutOfMemoryError | MemoryError)):
-        return 0
-    asked = re.search(r"[Tt]ried to allocate ([\d.]+) ?([KMGT]iB)?", text)
-    return max(1, int(float(asked[1]) * UNITS[asked[2] or ""])) if asked else 1
+def lacking_memory(error: Exception) -> bool:
+    """Whether memory was asked for in vain."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in LACKING)
+    return said or isinstance(error, torch.OutOfMemoryError | MemoryError)

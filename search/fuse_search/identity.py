@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .nets.freeze import depths_at
-from .spec import CHECKPOINTS, TrialSpec
+from .nets.unfreeze import at_most, deepest, expected
+from .spec import CHECKPOINTS, Tap, TrialSpec, of_branch
 from .written import written
 
 
@@ -31,20 +32,49 @@ def identity(spec: TrialSpec, stages: dict[str, int] | None = None) -> dict[str,
 
 
 def _canonical(found: dict[str, Any], spec: TrialSpec, stages: dict[str, int]) -> None:
-    tap, topology, use = spec.merge.tap, spec.merge.topology, spec.merge.use
-    taps = {name: tap[name] if isinstance(tap, dict) else tap for name in use}
-    used = {name: max(1, stages[name] + 1 + taps[name]) for name in use}
+    topology, use = spec.merge.topology, spec.merge.use
+    taps = {name: _taps(of_branch(spec.merge.tap, name)) for name in use}
+    used = {name: _stages(max, taps[name], stages[name]) for name in use}
     found["merge"]["tap"] = taps
+    if topology.name == "cascade" or len(use) == 1:
+        found["merge"]["branch_dropout"] = 0.0  # a branch always stays
     if topology.name == "cascade":
         first = [name for name in topology.options["order"] if name in use]
         order = first + [name for name in use if name not in first]
-        entries = {name: min(topology.options["entry"], used[name] - 1) for name in order[1:]}
+        entry = topology.options["entry"]
+        entries = {n: min(entry, _stages(min, taps[n], stages[n]) - 1) for n in order[1:]}
         used |= {name: used[name] - entry for name, entry in entries.items()}
-        found["merge"]["topology"] = {"cascade": {"order": order, "entry": entries}}
-    schedule, depth = spec.unfreeze.schedule, spec.unfreeze.depth
-    found["unfreeze"] = [
-        depths_at(schedule, depth, used, epoch) for epoch in range(spec.train.epochs)
-    ]
+        found["merge"]["topology"]["cascade"] |= {"order": order, "entry": entries}
+    found["unfreeze"] = _unfreezing(spec, used)
+
+
+def _taps(tap: Tap) -> list[int | str]:
+    return sorted(tap if isinstance(tap, tuple) else [tap], key=str)
+
+
+def _stages(which: Callable[[list[int]], int], taps: list[int | str], stages: int) -> int:
+    """How many stages lie below the highest or lowest tap; one by a name may be the last one."""
+    return max(1, stages + 1 + which([tap if isinstance(tap, int) else -1 for tap in taps]))
+
+
+def _unfreezing(spec: TrialSpec, used: dict[str, int]) -> dict[str, Any]:
+    """What is trained of the stages in use, in every epoch, and how.
+
+    Where that hangs on the losses, the schedule counts as it is written.
+    """
+    unfreeze, epochs = spec.unfreeze, spec.train.epochs
+    least, depths = expected(unfreeze, used, epochs), at_most(unfreeze, used, epochs)
+    schedules = {
+        name: of_branch(unfreeze.schedule, name).model_dump()
+        for name in used
+        if [each[name] for each in least] != [each[name] for each in depths]
+    }
+    trained = [name for name, depth in deepest(depths).items() if depth]
+    rates = {
+        key: {name: of_branch(getattr(unfreeze, key), name) for name in trained}
+        for key in ("lr_decay", "lr_factor", "l2_sp")
+    }
+    return {"depths": depths, "schedules": schedules} | rates
 
 
 def checkpoint_contents(spec: TrialSpec) -> dict[str, str]:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
 from .best import fixed_spec, log_best, logged_best, trained_network
-from .errors import InputError, Preempted, StoreUnreachable, StudyStopped
+from .errors import InputError, Preempted, StoreAway, StoreUnreachable, StudyStopped
 from .leases import Lease
 from .opening import Opened, open_all
+from .patience import again
 from .preflight import preflight
 from .processes import run_workers
 from .progress import Events, Progress
@@ -77,6 +78,7 @@ def run(
     *,
     results: str | Path = "results",
     overrides: Iterable[str] = (),
+    plugins: Iterable[str | Path] = (),
     device: str | None = None,
     storage: str | None = None,
     tracking_uri: str | None = None,
@@ -91,6 +93,8 @@ def run(
         trials: finished trials (complete and pruned) in all; None: as the space says.
         results: the folder for everything that is written; all workers of a study share it.
         overrides: `key.path=value` strings laid over the space.
+        plugins: your own files or modules whose registries are added to ours; those of an earlier
+            call go.
         device: a torch device; None: CUDA when there is one.
         storage: an Optuna storage URL; None: a journal file under `results`.
         tracking_uri: an MLflow tracking URI; None: a SQLite store under `results`.
@@ -110,6 +114,7 @@ def run(
     options = {
         "space": str(space),
         "overrides": list(overrides),
+        "plugins": [str(plugin) for plugin in plugins],
         "results": str(results),
         "device": device,
         "storage": storage,
@@ -134,6 +139,8 @@ def run(
     if study.settled(total) and logged_best(study) and not study.leases.all():
         write_report(study, opened.folder)
     else:
+        if opened.ready.warning:
+            console.print(opened.ready.warning, highlight=False)
         with stop.listening(lambda: console.print(STOPPING)):
             _work(opened, work, console)
     print_answer(study, console, opened.folder)
@@ -191,16 +198,38 @@ def work_for(source: TextIO, out: TextIO) -> None:
     total = options.pop("total")
     with stop.listening(lambda: None):
         try:
-            opened = open_all(**options)
+            opened, parent = _join(options, events, stop)
             try:
-                opened.worker(opened.track(), events, stop).work(total)
+                opened.worker(parent, events, stop).work(total)
             finally:
                 opened.study.close()
+        except (Preempted, KeyboardInterrupt):
+            raise SystemExit(130) from None
         except (InputError, StudyStopped, StoreUnreachable) as error:
             events.stopped(error)
             raise SystemExit(1) from None
-        except (Preempted, KeyboardInterrupt):
-            raise SystemExit(130) from None
+
+
+def _join(options: dict[str, Any], events: Events, stop: Stop) -> tuple[Opened, Run]:
+    """Open a study as a worker, whose stores were there already: one that is away is waited for.
+
+    Raises:
+        Preempted: it was asked to stop meanwhile.
+    """
+
+    def join() -> tuple[Opened, Run]:
+        if stop():
+            raise Preempted
+        opened = open_all(**options)
+        return opened, opened.track()
+
+    store = "a store of this study"
+    return again(
+        join,
+        lambda fault: isinstance(fault, StoreAway),
+        store,
+        lambda: events.say(f"{store} is away; waiting for it"),
+    )
 
 
 def train_again(

@@ -101,10 +101,6 @@ class Leases:
         """The names whose worker is gone or released them."""
         return [name for name, alive in self.all().items() if not alive]
 
-    def alive(self, name: str) -> bool:
-        """Whether a living worker has this lease; it may be this one."""
-        return self.all().get(name, False)
-
     def sweep(self) -> int:
         """Remove the files of workers that were killed, and count them."""
         files = list(self._workers.glob(f"{HOST}-*.lock"))

@@ -50,7 +50,8 @@ def describe(spec: TrialSpec) -> str:
         first = [name for name in topology.options["order"] if name in use]
         chain = "→".join([*first, *(name for name in use if name not in first)])
         return f"cascade({chain}) d{','.join(depths)}"
-    return f"{topology.options['fusion'].name}({'+'.join(use)}) d{','.join(depths)}"
+    into = "trunk " if topology.name == "trunk" else ""
+    return f"{into}{topology.options['fusion'].name}({'+'.join(use)}) d{','.join(depths)}"
 
 
 @cache

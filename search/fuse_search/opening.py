@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 from uuid import uuid4
 
 from . import study as studies
 from .errors import InputError
+from .plugins import use
 from .preflight import Preflight, preflight
 from .progress import Shown
 from .space import Categorical, IntRange, Space, read_space
@@ -18,6 +20,7 @@ from .stop import Stop
 from .study import Study
 from .tracker import Run, Tracker
 from .train.planner import Place
+from .version import PLUGINS
 from .worker import Worker
 
 
@@ -52,6 +55,7 @@ class Opened:
 def open_all(
     space: str | Path,
     overrides: Iterable[str],
+    plugins: Iterable[str],
     results: str | Path,
     device: str | None,
     storage: str | None,
@@ -59,13 +63,14 @@ def open_all(
     cache_budget: int | None,
     sharing: Mapping[Place, int] = MappingProxyType({}),
 ) -> Opened:
-    """Read a space, try its corners, and open its study or create it.
+    """Read a space with these plugins, try its corners, and open its study or create it.
 
     Raises:
         InputError: something is wrong with the space, the data or the stores; or the space isn't
             the one that the study was begun with.
     """
     results = Path(results)
+    use(plugins)
     checked = read_space(space, overrides)
     url = storage or studies.storage_url(results, checked.study)
     if results.exists() and not results.is_dir():
@@ -74,7 +79,10 @@ def open_all(
     checked.refuse_other(begun.get("space", {}))
     ready = preflight(checked, device, results, cache_budget, sharing)
     os.environ.setdefault("MPLCONFIGDIR", str((results / ".cache/matplotlib").resolve()))
-    if not begun:  # a store that can't be opened is told before a new study is created
+    if not begun:  # a store that can't be opened is told before another one is created
+        if storage:
+            results.mkdir(parents=True, exist_ok=True)
+            studies.open_storage(storage)
         Tracker(tracking_uri, results)
     folder = results / checked.study
     return Opened(checked, ready, _open(url, checked, ready, folder), folder, tracking_uri)
@@ -85,9 +93,10 @@ def _open(url: str, space: Space, ready: Preflight, folder: Path) -> Study:
         url, space.study, space.search, space.tree["seed"], _epochs(space), folder
     )
     _refuse_other_folder(study, folder)
-    content = {"the data's rows": ready.shared.data.digest} | ready.files
+    content: dict[str, Any] = {"the data's rows": ready.shared.data.digest} | ready.files
+    content |= {"the plugins": sorted(PLUGINS.values())} if PLUGINS else {}
     begun = study.attributes.get("content", content)
-    if changed := [name for name in content if begun.get(name) != content[name]]:
+    if changed := [name for name in begun | content if begun.get(name) != content.get(name)]:
         raise InputError(
             f"{space.file}: since the study {space.study!r} was begun, {' and '.join(changed)} "
             "changed. Give the study a new name (study: …), or bring the old content back."

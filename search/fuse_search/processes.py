@@ -116,7 +116,7 @@ def run_workers(
 
 
 def _watch(workers: list[Process], progress: Progress, stop: Stop) -> None:
-    going, asked, one_asked = list(workers), False, False  # all of them, or one alone
+    going, asked = list(workers), False
     while going:
         time.sleep(0.1)
         if stop() and not asked:
@@ -131,7 +131,6 @@ def _watch(workers: list[Process], progress: Progress, stop: Stop) -> None:
             going.remove(worker)
             if worker.stopped:
                 raise worker.stopped
-            one_asked = one_asked or code == 130
             if code in (0, 130) or stop():
                 continue
             worker.deaths += 1
@@ -143,7 +142,7 @@ def _watch(workers: list[Process], progress: Progress, stop: Stop) -> None:
                 progress.say(f"a worker died {LIVES} times ({_cause(code)}); the others go on")
             else:
                 raise StudyStopped(f"stopped: workers die again and again ({_cause(code)})")
-    if asked or (one_asked and all(worker.ended() for worker in workers)):
+    if asked or not any(worker.ended() == 0 for worker in workers):  # each may be asked alone too
         raise Preempted
 
 

@@ -15,6 +15,7 @@ from .errors import InputError
 from .leases import Leases
 from .nets.branch import Branch
 from .nets.merged import build_branch
+from .nets.tasks import TASKS
 from .spec import Merge, TrialSpec
 from .train.loop import Epoch
 from .train.planner import Place
@@ -103,15 +104,8 @@ def _fitted(data: Data, spec: TrialSpec) -> Data:
         if name not in data.targets:
             there = ", ".join(data.targets)
             raise InputError(f"tasks.{name}: the data has no such target; it has {there}")
-        target = data.targets[name]
-        if task.type == "regression":
-            target = target.as_number()
-        elif target.classes is None:
-            raise InputError(f"tasks.{name}.type: classification needs classes, found numbers")
-        elif task.classes not in (None, len(target.classes)):
-            found = len(target.classes)
-            raise InputError(
-                f"tasks.{name}.classes: must be {found}, as the data has, found {task.classes}"
-            )
-        targets[name] = target
+        try:
+            targets[name] = TASKS[task.type].fitted(data.targets[name], task)
+        except InputError as error:
+            raise InputError(f"tasks.{name}.{error}") from None
     return Data(data.inputs, targets, data.splits, data.digest)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, Field
 
 # The upper limits refuse what no machine could do, before it is tried.
@@ -24,6 +24,8 @@ Whole = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
+Factor = Annotated[float, Gt(0), Le(1)]
+Magnitude = Annotated[int, Ge(0), Le(30)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
@@ -64,8 +66,16 @@ class PerBranch:
     leaf: Any
 
 
-TapStage = Annotated[int, Le(-1)]
+def of_branch(value: Any, name: str) -> Any:
+    """The value of one branch, where it may be one for all or one for each by name."""
+    return value[name] if isinstance(value, dict) else value
+
+
+Tap = (
+    Annotated[int, Le(-1)] | str | Annotated[tuple[Annotated[int, Le(-1)] | str, ...], MinLen(1)]
+)
 Depth = Whole | Literal["all"]
+Depths = Annotated[tuple[Depth, ...], MinLen(1)]
 Source = Annotated[Choice, Pick("sources")]
 Network = Annotated[Choice, Pick("networks")]
 Weights = Annotated[Choice, Pick("weights")]
@@ -75,6 +85,7 @@ Unfreezing = Annotated[Choice, Pick("unfreezings")]
 Weighting = Annotated[Choice, Pick("weightings", shorthand="fixed")]
 Optimizer = Annotated[Choice, Pick("optimizers")]
 Schedule = Annotated[Choice, Pick("schedules")]
+Policy = Annotated[Choice, Pick("policies")]
 Sampler = Annotated[Choice, Pick("samplers")]
 Pruner = Annotated[Choice, Pick("pruners")]
 BranchNames = Annotated[tuple[str, ...], OneOf("branches")]
@@ -99,16 +110,21 @@ class Augment(Record):
     """Mirror left and right with probability 1/2."""
     shift: Annotated[float, Ge(0), Le(0.5)] = 0.0
     """Largest shift in each direction, as a share of the image's side."""
+    policy: Policy = Choice(name="none")
+    """none, trivial (TrivialAugment) or rand (RandAugment), with its options."""
     views: Count | None = None
     """How many fixed versions each image has, so that frozen stages run once on each; left out:
     a new one in every epoch, through all stages."""
 
 
 class TaskSpec(Record):
-    type: Literal["classification", "regression"]
-    """What is predicted: one of several classes, or a number."""
+    type: Literal["classification", "multilabel", "regression", "ordinal"]
+    """What is predicted: one of several classes, any of several labels, a number, or one of several
+    classes that have an order."""
     classes: Count | None = None
-    """How many classes there are; left out: as many as the data has."""
+    """How many classes or labels there are; left out: as many as the data has."""
+    order: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    """An ordinal task's classes, lowest first; left out: they are numbers, in their own order."""
 
 
 class BranchSpec(Record):
@@ -126,21 +142,35 @@ class Merge(Record):
     use: BranchNames = ()
     """Which branches are merged; left out: all of them."""
     topology: Topology = Choice(name="parallel")
-    """parallel, cascade or ensemble, with its options."""
-    tap: Annotated[TapStage | dict[str, TapStage], PerBranch(TapStage)] = -1
-    """The stage whose output is taken: -1 is a branch's last stage, -2 the one before."""
+    """parallel, trunk, cascade or ensemble, with its options."""
+    tap: Annotated[Tap | dict[str, Tap], PerBranch(Tap)] = -1
+    """The stage whose output is taken: -1 is a branch's last stage, -2 the one before; a module's
+    name means the stage that it ends in. A list takes several."""
+    branch_dropout: Share = 0.0
+    """Chance that a training row goes without a branch; one always stays, in a cascade all do."""
 
 
 class Unfreeze(Record):
     depth: Annotated[Depth | dict[str, Depth], PerBranch(Depth)] = "all"
     """How many stages are trained, counted from the tap down; more than there are means all."""
-    schedule: Unfreezing = Choice(name="at_once")
-    """at_once, or gradual: one more stage every few epochs."""
+    schedule: Annotated[Unfreezing | dict[str, Unfreezing], PerBranch(Unfreezing)] = Choice(
+        name="at_once"
+    )
+    """at_once, gradual, stalled, lp_ft (fusion and heads first) or phases written out by hand."""
+    lr_decay: Annotated[Factor | dict[str, Factor], PerBranch(Factor)] = 1.0
+    """The learning rate of each stage, as a share of that of the stage above."""
+    lr_factor: Annotated[Positive | dict[str, Positive], PerBranch(Positive)] = 1.0
+    """The learning rate of a branch's last stage, in units of `train.lr`."""
+    l2_sp: Annotated[NonNegative | dict[str, NonNegative], PerBranch(NonNegative)] = 0.0
+    """Pull of the branches towards their starting weights."""
 
 
 class Losses(Record):
     weights: Weighting = Choice(name="equal")
-    """equal, uncertainty, a weight for each task, or a simplex over the tasks."""
+    """equal, a weight for each task, a simplex over the tasks, or learned from losses or gradients:
+    uncertainty, dwa, famo, gradnorm, mgda or pcgrad."""
+    auxiliary: NonNegative = 0.0
+    """Weight of the losses of a head on each branch alone, beside those of the merged network."""
 
 
 class Train(Record):
@@ -151,11 +181,15 @@ class Train(Record):
     lr: Positive = 1e-3
     """The highest learning rate."""
     optimizer: Optimizer = Choice(name="adamw")
-    """adamw or sgd."""
+    """adamw, sgd or lion."""
+    fusion_lr: Positive = 1.0
+    """The learning rate of the fusion, in units of `lr`."""
+    head_lr: Positive = 1.0
+    """The learning rate of the heads, in units of `lr`."""
     weight_decay: NonNegative = 0.01
-    """Decoupled for adamw, L2 for sgd; biases and normalisation layers are spared."""
+    """Decoupled for adamw and lion, L2 for sgd; biases and normalisation layers are spared."""
     schedule: Schedule = Choice(name="cosine")
-    """cosine (to zero) or constant."""
+    """cosine (to zero), one_cycle, step, plateau or constant."""
     warmup: Share = 0.05
     """Share of all steps in which the learning rate rises linearly."""
     clip: Positive | None = 1.0
@@ -164,6 +198,15 @@ class Train(Record):
     """Dropout before every head."""
     label_smoothing: Share = 0.0
     """Share of each label's probability that is spread over all classes."""
+    mixup: NonNegative = 0.0
+    """Alpha of mixup: batches are mixed with themselves by a share from Beta(alpha, alpha)."""
+    cutmix: NonNegative = 0.0
+    """Alpha of CutMix: a rectangle of every image comes from another one. With mixup on too, each
+    batch is mixed by one of the two."""
+    drop_path: Share | None = None
+    """Stochastic depth of networks that have it; left out: as the network has it."""
+    ema: Share | None = None
+    """Decay of the weights' moving average, which is what is measured and kept; left out: none."""
     augment: Augment = Augment()
     """Random changes to the training images."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -191,6 +234,19 @@ class TrialSpec(Record):
     """How the merged network is trained."""
     solo: Train = Train()
     """How a branch is trained alone; left out: like `train`, at its highest number of epochs."""
+
+
+class Limits(Record):
+    """What a merged network may cost at most; what would cost more is infeasible."""
+
+    parameters: Positive | None = None
+    """Parameters in all."""
+    flops: Positive | None = None
+    """Floating-point operations of one row's forward pass."""
+    latency_ms: Positive | None = None
+    """Milliseconds of one row's forward pass, on the device that trains."""
+    memory_mb: Positive | None = None
+    """Estimated megabytes of a training step; left out: what the device has."""
 
 
 class Search(Record):

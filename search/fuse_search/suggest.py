@@ -15,11 +15,20 @@ from pydantic import BaseModel
 
 from .space import Categorical, Domain, FloatRange, IntRange, Simplex, Space, Subset
 from .space.tree import label
-from .spec import Choice, Losses, TrialSpec, Unfreeze
+from .spec import Choice, Losses, Merge, PerBranch, TrialSpec, Unfreeze
 from .written import written
 
 # What says how a merged network is trained: an ensemble depends on none of it.
 TRAINING = ("unfreeze", "losses", "train")
+# What may have a value for each branch, by section.
+PER_BRANCH = {
+    section: [
+        name
+        for name, field in model.model_fields.items()
+        if any(isinstance(marker, PerBranch) for marker in field.metadata)
+    ]
+    for section, model in (("merge", Merge), ("unfreeze", Unfreeze))
+}
 
 
 class Suggester(Protocol):
@@ -63,13 +72,15 @@ def suggest(space: Space, suggester: Suggester) -> TrialSpec:
     merge["use"] = ask(merge["use"], "merge.use")
     merge["topology"] = ask(merge["topology"], "merge.topology")
     if merge["topology"].name == "ensemble":
-        tree |= {"unfreeze": Unfreeze(), "losses": Losses(), "train": tree["solo"]}
-        merge["tap"] = -1
-    merge["tap"] = ask(_of_used(merge["tap"], merge["use"]), "merge.tap")
-    if isinstance(tree["unfreeze"], dict):
-        depth = _of_used(tree["unfreeze"]["depth"], merge["use"])
-        tree["unfreeze"] = tree["unfreeze"] | {"depth": depth}
-    tree |= {"merge": merge} | {name: ask(tree[name], name) for name in TRAINING}
+        merge = dict(Merge(use=merge["use"], topology=merge["topology"]))
+        tree |= {"unfreeze": dict(Unfreeze()), "losses": dict(Losses()), "train": tree["solo"]}
+    if merge["topology"].name == "cascade":  # no row can go without a branch
+        merge["branch_dropout"] = 0.0
+    tree["merge"] = merge
+    for section, names in PER_BRANCH.items():
+        used = {name: _of_used(tree[section][name], merge["use"]) for name in names}
+        tree[section] = tree[section] | used
+    tree |= {name: ask(tree[name], name) for name in ("merge", *TRAINING)}
     return TrialSpec.model_validate(tree)
 
 
@@ -80,7 +91,15 @@ def _of_used(per_branch: Any, use: tuple[str, ...]) -> Any:
 
 
 def _inside(choice: Choice, name: str) -> str:
-    """Where a choice's options stand: short, but weights by task stay under their own name."""
+    """Where a choice's options stand: under its own name, where that is the only such place.
+
+    A fusion may stand in several topologies, and an unfreezing at every branch: these stand under
+    their whole name, and weights by task under that of the weights.
+    """
+    section, _, rest = name.partition(".")
+    several = "." in rest if section in PER_BRANCH else section not in TrialSpec.model_fields
+    if several and name != "parallel.fusion":
+        return f"{name}.{choice.name}"
     return name if choice.name == "fixed" else choice.name
 
 
@@ -95,6 +114,8 @@ def _value(part: Any, name: str, suggester: Suggester) -> Any:
         return Choice(name=part.name, options=options.get("*", options))
     if isinstance(part, dict):
         return {key: _value(value, f"{name}.{key}", suggester) for key, value in part.items()}
+    if isinstance(part, tuple):
+        return tuple(_value(value, f"{name}.{i}", suggester) for i, value in enumerate(part))
     if isinstance(part, FloatRange):
         return suggester.suggest_float(name, part.low, part.high, step=part.step, log=part.log)
     if isinstance(part, IntRange):
@@ -158,9 +179,9 @@ def parameters(space: Space, spec: TrialSpec) -> dict[str, str]:
     keys += [] if isinstance(depth, dict) else ["unfreeze.depth"]
     keys += _searched(space.tree, "")
     has = dict(_flat(spec, ""))
-    if spec.merge.topology.name == "ensemble":
-        unused = (*TRAINING, "merge.tap")
-        has = {key: value for key, value in has.items() if not key.startswith(unused)}
+    if spec.merge.topology.name == "ensemble":  # all else is that of its members' training
+        own = ("merge.use", "merge.topology", "ensemble.")
+        has = {key: value for key, value in has.items() if key.startswith(own)}
     return {key: has.get(key, "-") for key in dict.fromkeys(keys)}
 
 
@@ -173,6 +194,9 @@ def _searched(part: Any, name: str) -> Iterator[str]:
     elif isinstance(part, dict):
         for key, value in part.items():
             yield from _searched(value, f"{name}.{key}".lstrip("."))
+    elif isinstance(part, tuple):
+        for i, value in enumerate(part):
+            yield from _searched(value, f"{name}.{i}")
     elif isinstance(part, Simplex):
         yield from (f"{name}.{task}" for task in part.over)
     elif isinstance(part, Domain):
@@ -192,6 +216,8 @@ def _flat(part: Any, name: str) -> Iterator[tuple[str, str]]:
         for key, value in items:
             yield from _flat(value, f"{name}.{key}".lstrip("."))
     elif isinstance(part, tuple):
-        yield name, "+".join(map(str, part))
+        yield name, str(label(part))
+        for i, value in enumerate(part):
+            yield from _flat(value, f"{name}.{i}")
     else:
         yield name, f"{part:.6g}" if isinstance(part, float) else str(part)

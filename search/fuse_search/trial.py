@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix
-from torch import Tensor, nn
+from torch import Tensor
 
 from .alone import alone, pretraining
 from .data.batches import Rows
@@ -28,17 +28,19 @@ from .errors import InputError, LeaseLost, Preempted, StoreUnreachable, TrialErr
 from .identity import identity
 from .leases import Lease
 from .nets.branch import Branch
-from .nets.freeze import depths_at
 from .nets.merged import Merged, build_ensemble, join, tapped
-from .nets.topology import Ensemble, fit_weights
+from .nets.tasks import TASKS
+from .nets.topology import Ensemble
+from .nets.unfreeze import at_most, deepest
 from .nets.weights import load_state, save_state
 from .shared import Shared
 from .spec import TrialSpec
 from .train.checkpoint import Checkpoints
-from .train.loop import Epoch, Training, classes_of, measure, predict
+from .train.ensemble import fit_and_predict
+from .train.loop import Epoch, Training, measure, predict
 from .train.plan import Plan
 from .train.planner import Decision
-from .version import VERSION
+from .version import made_by
 
 EVERY = 300.0  # seconds of an epoch after which it is saved in its middle
 DEATHS = 5
@@ -61,7 +63,7 @@ class Trial:
         network: Merged | Ensemble
         if self.joins_outputs:
             members = {n: trained(alone(spec, n), shared)[0].network for n in spec.merge.use}
-            network = build_ensemble(spec, members)
+            network = build_ensemble(spec, shared.data, members)
         else:
             branches = {name: branch_of(spec, name, shared) for name in spec.merge.use}
             network = join(spec, shared.data, branches)
@@ -95,7 +97,11 @@ class Trial:
             TrialError: the loss is no longer a finite number, or process after process died of it.
         """
         if isinstance(self.network, Ensemble):
-            yield Epoch(0, self._joined(self.network), {}, 0.0, time.time())
+            data, rows = self.shared.data, self.shared.data.splits["val"]
+            self._outputs = fit_and_predict(self.network, self.spec, data, self.shared.device)
+            measured = measure(self.spec, data, rows, self._outputs)
+            metrics = {f"val/{name}": value for name, value in measured.items()}
+            yield Epoch(0, metrics, {}, 0.0, time.time())
         elif isinstance(self.network, Merged):
             self._plan = Plan(self.shared.prefixes, self.network, self.spec)
             training = Training(self.network, self.spec, self._plan, self._parts)
@@ -160,53 +166,15 @@ class Trial:
         return self._outputs
 
     def confusion(self) -> dict[str, np.ndarray]:
-        """Counts [true, predicted] on validation for each classification task."""
+        """Counts [true, predicted] on validation for each task with one class a row."""
         rows, found = self.shared.data.splits["val"], {}
         for task, output in self.outputs().items():
             target = self.shared.data.targets[task]
-            if target.classes is not None:
-                true, labels = target.values[rows].cpu(), range(len(target.classes))
-                found[task] = confusion_matrix(true, classes_of(output), labels=labels)
+            if target.classes is not None and target.values.ndim == 1:
+                true, labels = target.values[rows].cpu(), range(target.count)
+                predicted = TASKS[self.spec.tasks[task].type].predicted(output)
+                found[task] = confusion_matrix(true, predicted, labels=labels)
         return found
-
-    def _joined(self, ensemble: Ensemble) -> dict[str, float]:
-        """Metrics of the ensemble; fitted weights are measured on the half they never saw."""
-        data, rows = self.shared.data, self.shared.data.splits["val"]
-        val = Rows.of_inputs(data, "val", self.shared.device)
-        each = predict(_Members(ensemble), self.spec, val)
-        outputs = {}
-        for task, by_row in each.items():
-            stacked = by_row.transpose(0, 1)  # [members, rows, …]
-            outputs[task] = ensemble.join(task, stacked)
-            if ensemble.fitted:
-                outputs[task] = self._cross_fitted(ensemble, task, stacked)
-        self._outputs = outputs
-        measured = measure(self.spec, data, rows, outputs)
-        return {f"val/{name}": value for name, value in measured.items()}
-
-    def _cross_fitted(self, ensemble: Ensemble, task: str, stacked: Tensor) -> Tensor:
-        """Outputs by weights of the other half of validation; the ensemble keeps those of all."""
-        target = self.shared.data.targets[task].values[self.shared.data.splits["val"]].cpu()
-        classes = ensemble.classification[task]
-        joined = ensemble.join(task, stacked)
-        for half in (0, 1):
-            fit_to, use_on = slice(half, None, 2), slice(1 - half, None, 2)
-            weights = fit_weights(stacked[:, fit_to], target[fit_to], classes)
-            joined[use_on] = ensemble.join(task, stacked[:, use_on], weights)
-        whole = fit_weights(stacked, target, classes)
-        getattr(ensemble, f"weights_{task}").copy_(whole)
-        return joined
-
-
-class _Members(nn.Module):
-    """Every member's output with the rows in front, so that batches can be put together."""
-
-    def __init__(self, ensemble: Ensemble) -> None:
-        super().__init__()
-        self.ensemble = ensemble
-
-    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {task: each.transpose(0, 1) for task, each in self.ensemble.each(inputs).items()}
 
 
 def branch_of(spec: TrialSpec, name: str, shared: Shared) -> Branch:
@@ -223,12 +191,8 @@ def branch_of(spec: TrialSpec, name: str, shared: Shared) -> Branch:
             shared.branches[content] = start
         start = shared.branches[content]
     branch = tapped(start.twin(), name, spec)
-    stages, unfreeze = {name: len(branch.stages)}, spec.unfreeze
-    depths = [
-        depths_at(unfreeze.schedule, unfreeze.depth, stages, epoch)[name]
-        for epoch in range(spec.train.epochs)
-    ]
-    return branch.twin(trained=max(depths))
+    depths = at_most(spec.unfreeze, {name: len(branch.stages)}, spec.train.epochs)
+    return branch.twin(trained=deepest(depths)[name])
 
 
 def solo_state(spec: TrialSpec, name: str, shared: Shared) -> dict[str, Tensor]:
@@ -308,6 +272,6 @@ def _kept(trial: Trial, file: Path) -> list[Epoch]:
 
 def digest(spec: TrialSpec, shared: Shared) -> str:
     """A name for the content of a training: equal for equal specs on equal rows and machinery."""
-    made_by = [VERSION, torch.__version__, shared.device.type]
-    content = [identity(spec), shared.data.digest, *made_by]
+    by = [*made_by(), torch.__version__, shared.device.type]
+    content = [identity(spec), shared.data.digest, *by]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]

@@ -1,3 +1,10 @@
-"""The version of this package."""
+"""What results are computed by: the version of this package, and plugins."""
 
 VERSION = "0.1.0"
+PLUGINS: dict[str, str] = {}
+"""The files of the plugins in use, and the SHA-256 of their source; `plugins.use` fills it."""
+
+
+def made_by() -> list[str]:
+    """What results hang on beside their spec and their rows."""
+    return [VERSION, *sorted(PLUGINS.values())]

@@ -26,7 +26,7 @@ from command import Options, options, write_page
 from rich.console import Console
 from torch import nn
 
-from fuse_search import worker as steps
+from fuse_search import attempt as steps
 from fuse_search.preflight import preflight
 from fuse_search.progress import Progress
 from fuse_search.shared import Shared

@@ -20,7 +20,7 @@ from ours import write_space
 from pairs import spread
 from rich.console import Console
 
-from fuse_search import worker as steps
+from fuse_search import attempt as steps
 from fuse_search.leases import BEAT
 from fuse_search.preflight import Preflight, preflight
 from fuse_search.progress import Progress

@@ -73,7 +73,31 @@ def test_classes_that_spell_numbers_become_numbers():
     ages = Target(torch.tensor([1, 0, 1]), ("23", "45"))
     assert ages.as_number().values.tolist() == [45.0, 23.0, 45.0]
     assert ages.as_number().classes is None
-    with pytest.raises(InputError, match=r"needs numbers.*'old'"):
+    with pytest.raises(InputError, match="type: regression needs finite numbers, found 'old'"):
         Target(torch.tensor([0, 1]), ("23", "old")).as_number()
-    with pytest.raises(InputError, match="finite"):
+    with pytest.raises(InputError, match="type: regression needs finite numbers, found 'inf'"):
         Target(torch.tensor([0, 1]), ("23", "inf")).as_number()
+
+
+def test_classes_of_several_names_become_labels():
+    pets = Target(torch.tensor([2, 0, 1, 3]), ("10; 9;9", "9", "10", ";"))
+    assert pets.as_labels().classes == ("9", "10")
+    assert pets.as_labels().values.tolist() == [[0, 1], [1, 1], [1, 0], [0, 0]]
+    assert pets.as_labels().values.dtype == torch.int64
+    assert pets.as_labels().as_labels().values.tolist() == pets.as_labels().values.tolist()
+    with pytest.raises(InputError, match="needs labels, found none"):
+        Target(torch.tensor([0]), (";",)).as_labels()
+
+
+def test_an_order_names_every_class_once():
+    sizes = Target(torch.tensor([0, 2, 1]), ("10", "9", "x"))
+    assert sizes.ordered(("x", "10", "9")).values.tolist() == [1, 0, 2]
+    assert Target(torch.tensor([0, 1]), ("10", "9")).ordered(None).values.tolist() == [1, 0]
+    for order, problem in {
+        ("x", "10"): "lacks a class of the data, '9'",
+        ("x", "9", "10", "X"): "the data has no class 'X'; did you mean 'x'",
+        ("x", "10", "x"): "names a class twice, found x, 10, x",
+        None: "must be given where classes are no numbers, found 'x'",
+    }.items():
+        with pytest.raises(InputError, match=f"^order: {problem}"):
+            sizes.ordered(order)

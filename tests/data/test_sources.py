@@ -20,10 +20,23 @@ def test_multidigits_has_two_tasks_of_ten_classes_and_the_sizes_asked_for():
     assert data.inputs["image"].dtype == torch.uint8
     assert data.inputs["image"].amax() > 240
     assert {k: len(v) for k, v in data.splits.items()} == {"train": 30, "val": 20, "test": 10}
-    assert set(data.targets) == {"left", "right"}
-    for target in data.targets.values():
+    assert set(data.targets) == {"left", "right", "digits", "larger", "sum"}
+    for target in (data.targets["left"], data.targets["right"]):
         assert target.classes == tuple("0123456789")
         assert target.values.dtype == torch.int64
+
+
+def test_multidigits_tells_which_digits_are_there_the_larger_one_and_their_sum():
+    targets = digits(train=30, val=20, test=10).targets
+    assert targets["digits"].classes == targets["larger"].classes == tuple("0123456789")
+    assert targets["sum"].classes == tuple(map(str, range(19)))
+    assert targets["digits"].values.dtype == torch.int64
+    for left, right, there, larger, total in zip(
+        *(t.values for t in targets.values()), strict=True
+    ):
+        assert set(there.nonzero()[:, 0].tolist()) == {left.item(), right.item()}
+        assert there.sum() == len({left.item(), right.item()})
+        assert (larger, total) == (max(left, right), left + right)
 
 
 def test_multidigits_repeats_by_seed():
@@ -90,6 +103,16 @@ def test_folder_with_a_csv_has_several_tasks(tmp_path):
         "val": [0],
         "test": [2],
     }
+
+
+def test_folder_with_several_labels_in_a_column(tmp_path):
+    for i in range(3):
+        picture(tmp_path / f"{i}.png", i)
+    lines = ["file,pets,split", "0.png,cat;dog,train", "1.png,;,val", "2.png,emu,test"]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    pets = folder(tmp_path, labels="labels.csv").targets["pets"].as_labels()
+    assert pets.classes == ("cat", "dog", "emu")
+    assert pets.values.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
 
 
 def test_folder_of_numbers_only_is_split_too(tmp_path):

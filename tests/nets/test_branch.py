@@ -1,11 +1,14 @@
 import itertools
+import re
 
 import pytest
 import torch
 from torch import nn
+from torchvision.models import squeezenet1_1
 
-from fuse_search.errors import TrialError
-from fuse_search.nets.branch import Branch, Entry, Match, Pool, vector_width
+from fuse_search.errors import InputError, TrialError
+from fuse_search.nets.branch import Branch, Entry
+from fuse_search.nets.shapes import Form, Match, Pool, Resize, width_of
 from fuse_search.nets.stages import find_stages
 
 
@@ -52,13 +55,46 @@ def test_a_tap_drops_what_lies_above_and_pools_by_the_mean():
     x = torch.rand(2, 1, 4, 4)
     expected = whole.stages[1](whole.stages[0](x))
     assert torch.equal(tapped(x), expected)
-    torch.testing.assert_close(tapped.vector(expected), expected.mean((2, 3)))
-    assert vector_width(tapped) == 6 and vector_width(whole) == 5
+    torch.testing.assert_close(tapped.pooling(2)(expected), expected.mean((2, 3)))
+    assert [width_of(b.pooling(t), b.shapes[t - 1]) for b, t in ((tapped, 2), (whole, 3))] == [6, 5]
 
 
 def test_a_tap_below_the_first_stage_is_refused():
     with pytest.raises(TrialError, match="tap -4: the branch has 3 stages"):
         branch().cut(-4)
+
+
+def test_several_taps_cut_above_the_highest():
+    tapped = branch().cut((-2, -3, "1", -2)).eval()
+    assert tapped.taps == (1, 2) and len(tapped.stages) == 2
+    x = torch.rand(2, 1, 4, 4)
+    one, two = tapped.read({0: x}, tapped.taps).items()
+    assert one[0] == 1 and torch.equal(one[1], tapped.stages[0](x))
+    assert two[0] == 2 and torch.equal(two[1], tapped.stages[1](one[1]))
+    found = tapped.read({2: two[1], 1: x}, tapped.taps)  # what lies below is taken as it is given
+    assert found[1] is x and found[2] is two[1]
+
+
+@pytest.mark.parametrize(("name", "stages"), [("0", 1), ("0.1", 1), ("1", 2), ("1.0", 2), ("2", 3)])
+def test_a_module_is_tapped_by_its_name_where_its_stage_ends(name, stages):
+    assert branch().cut(name).taps == (stages,)
+
+
+def test_names_of_modules_follow_the_traced_network():
+    network = squeezenet1_1()
+    chain = find_stages(network, torch.zeros(2, 3, 32, 32), classifier=True)
+    assert chain.ends["features.0"] == 1 and chain.ends["features"] == len(chain.stages)
+    assert chain.ends["features.3.squeeze"] <= chain.ends["features.3.expand3x3"]
+    assert "" not in chain.ends
+    for fire in ("features.3", "features.7", "features.12"):  # its last weight is in this stage
+        stage = chain.stages[chain.ends[fire] - 1]
+        assert f"{fire}.expand3x3.weight" in dict(stage.named_parameters())
+
+
+def test_a_module_that_is_not_there_is_named_with_the_nearest():
+    expected = "tap '1.11': the network has no module of this name; did you mean '1.1'"
+    with pytest.raises(InputError, match=re.escape(expected)):
+        branch().cut("1.11")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +133,12 @@ def test_entering_above_drops_the_lowest_stages_and_the_entry():
     assert cut(torch.zeros(2, 6, 4, 4)).shape == (2, 5)
 
 
+def test_entering_above_leaves_a_stage_below_the_lowest_tap():
+    cut = branch().cut((-1, -2))
+    assert cut.enter_above(9) == (4, 4, 4)
+    assert cut.taps == (1, 2) and len(cut.stages) == 2
+
+
 def test_the_mean_is_over_positions_whatever_the_layout():
     x = torch.rand(2, 3, 4, 4)
     torch.testing.assert_close(Pool()(x), x.mean((2, 3)))
@@ -107,7 +149,10 @@ def test_the_mean_is_over_positions_whatever_the_layout():
 FORMS = {"map": (6, 4, 4), "map, channels last": (4, 4, 6), "tokens": (5, 8), "vector": (7,)}
 
 
-@pytest.mark.parametrize(("source", "target"), list(itertools.product(FORMS, FORMS)))
+PAIRS = [(s, t) for s, t in itertools.product(FORMS, FORMS) if t != "vector" or s == t]
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_every_form_can_be_matched_to_every_other(source, target):
     match = Match(FORMS[source], FORMS[target])
     x = torch.randn(2, *FORMS[source], requires_grad=True)
@@ -126,3 +171,22 @@ def test_a_map_keeps_where_things_are_when_it_is_matched():
     x[0, :, 0, 1] = 1.0
     found = match(x)[0, 0]
     assert found[0, 3] == 2.0 and found[3, 0] == 0.0 and found.argmax() == 3
+
+
+def test_a_map_is_resized_in_its_own_layout_and_only_once():
+    x = torch.rand(2, 3, 4, 4)
+    first, last = Resize(Form((3, 4, 4)), (2, 2)), Resize(Form((4, 4, 3)), (2, 2))
+    expected = x.unflatten(3, (2, 2)).unflatten(2, (2, 2)).mean((3, 5))
+    torch.testing.assert_close(first(x), expected)
+    torch.testing.assert_close(last(x.permute(0, 2, 3, 1)), expected.permute(0, 2, 3, 1))
+    assert first(expected) is expected
+
+
+def test_every_form_comes_to_a_grid_and_back():
+    for shape in FORMS.values():
+        form, x = Form(shape), torch.rand(2, *shape)
+        grid = form.on_grid(x, (4, 4))
+        if len(shape) == 1:
+            assert torch.equal(grid, x[:, None, None].repeat(1, 4, 4, 1))
+        else:
+            assert grid.shape[-1] == form.channels and torch.equal(form.off_grid(grid), x)

@@ -1,40 +1,47 @@
 import pytest
+import torch
 
-from fuse_search.nets.freeze import UNFREEZINGS, depths_at
-from fuse_search.spec import Choice
+from fuse_search.nets.freeze import BLOCK, run, split
+from fuse_search.nets.merged import build
+from tiny import choice, parallel, rows, spec
 
-STAGES = {"a": 3, "b": 5}
-
-
-def depths(schedule, depth, epochs, **options):
-    choice = Choice(name=schedule, options=options)
-    return [depths_at(choice, depth, STAGES, epoch) for epoch in range(epochs)]
+DATA = rows()
+TAPS = {"a": (-1, "block1"), "b": -1}
 
 
-def test_at_once_trains_the_whole_depth_from_the_start():
-    assert depths("at_once", 2, 2) == [{"a": 2, "b": 2}] * 2
+def network(topology, **options):
+    merge = {"topology": choice(topology, **options), "tap": TAPS}
+    return build(spec(merge=merge), DATA).eval()
 
 
-def test_more_than_there_is_and_all_mean_all():
-    assert depths("at_once", 4, 1) == [{"a": 3, "b": 4}]
-    assert depths("at_once", "all", 1) == [{"a": 3, "b": 5}]
+@pytest.mark.parametrize(
+    ("depth", "pooled"),
+    [
+        (0, {("a", 1): True, ("a", 3): True, ("b", 3): True}),
+        (1, {("a", 1): True, ("a", 2): False, ("b", 2): False}),
+        (2, {("a", 1): False, ("b", 1): False}),  # the tap lies where the rest begins
+        (3, {}),
+    ],
+)
+def test_a_branch_has_a_prefix_up_to_every_frozen_tap_and_to_what_is_trained(depth, pooled):
+    found = split(network("parallel"), {"a": depth, "b": depth})
+    assert {stream: prefix.pooling is not None for stream, prefix in found.items()} == pooled
 
 
-def test_each_branch_can_have_its_own_depth():
-    assert depths("at_once", {"a": 0, "b": "all"}, 1) == [{"a": 0, "b": 5}]
+def test_what_is_joined_into_a_branch_is_in_no_prefix():
+    assert list(split(network("trunk", entry=2), {"a": 0, "b": 1})) == [("a", 2), ("b", 2)]
+    assert list(split(network("cascade"), {"a": 0, "b": 0})) == [("a", 3)]
+    rejoined = network("cascade", rejoin=choice("sum"))
+    assert list(split(rejoined, {"a": 0, "b": 0})) == [("a", 1), ("a", 3)]
 
 
-def test_gradual_adds_a_stage_every_few_epochs_until_the_depth_is_reached():
-    found = depths("gradual", {"a": 1, "b": 3}, 8, every=2)
-    assert [d["a"] for d in found] == [0, 0, 1, 1, 1, 1, 1, 1]
-    assert [d["b"] for d in found] == [0, 0, 1, 1, 2, 2, 3, 3]
-
-
-def test_gradual_adds_one_every_epoch_by_default():
-    assert [d["b"] for d in depths("gradual", "all", 7)] == [0, 1, 2, 3, 4, 5, 5]
-
-
-@pytest.mark.parametrize("name", UNFREEZINGS)
-def test_no_unfreezing_goes_back_or_beyond_the_depth(name):
-    found = [UNFREEZINGS[name](3, epoch) for epoch in range(10)]
-    assert found == sorted(found) and found[-1] == 3
+def test_one_pass_comes_to_the_bits_of_one_for_each_prefix():
+    for topology in (
+        network("parallel"),
+        network("parallel", **parallel("conv")["topology"].options),
+    ):
+        prefixes = [p for p in split(topology, {"a": 1, "b": 1}).values() if p.name == "a"]
+        images = DATA.inputs["image"] / 255
+        assert len(images) % BLOCK
+        found = run(prefixes, images)
+        assert all(torch.equal(x, p(images)) for x, p in zip(found, prefixes, strict=True))

@@ -3,14 +3,15 @@ import torch
 from torch import nn
 
 from fuse_search.errors import InputError, TrialError
-from fuse_search.nets.merged import Number, build, build_branch, seeded
+from fuse_search.nets.merged import build, build_branch, seeded
 from fuse_search.nets.networks import NETWORKS
+from fuse_search.nets.tasks import Number
 from fuse_search.nets.weights import save_state
 from tiny import choice, parallel, rows, same, snapshot, spec, train
 
 DATA = rows()
 INPUTS = {"image": DATA.inputs["image"][:4] / 255, "vector": DATA.inputs["vector"][:4]}
-FED = {"a": INPUTS["image"], "b": INPUTS["image"]}
+FED = {("a", 0): INPUTS["image"], ("b", 0): INPUTS["image"]}
 
 
 def with_branches(**branches):
@@ -19,7 +20,7 @@ def with_branches(**branches):
 
 def test_a_head_for_each_task_reads_the_same_features():
     network = build(spec(), DATA).eval()
-    features = network.topology(FED, {})
+    features = network.topology(FED).features
     found = network(INPUTS)
     assert list(found) == ["left", "right"]
     for output, head in zip(found.values(), network.heads, strict=True):
@@ -41,7 +42,7 @@ def test_dropout_comes_before_the_heads():
     torch.manual_seed(0)
     found = network(INPUTS)
     torch.manual_seed(0)
-    features = nn.functional.dropout(network.topology(FED, {}), 0.5)
+    features = nn.functional.dropout(network.topology(FED).features, 0.5)
     torch.testing.assert_close(found["left"], network.heads[0](features))
 
 
@@ -115,7 +116,7 @@ def test_a_grey_image_fits_a_torchvision_network_at_the_size_of_the_branch():
     branch = {"network": choice("resnet18"), "size": 32}
     built = build_branch("r", with_branches(r=branch), DATA).eval()
     assert built.entry.shape == (3, 32, 32)
-    assert built.vector(built(INPUTS["image"])).shape == (4, 512)
+    assert built.pooling(5)(built(INPUTS["image"])).shape == (4, 512)
 
 
 @pytest.mark.parametrize("name", ["type", "values", "train", "half"])

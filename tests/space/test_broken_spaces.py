@@ -30,12 +30,12 @@ EXPECTED = {
 :1: is empty; it must be a mapping with study, data, tasks, branches, …
 """,
     "fusion_options": """
-:15: merge.topology.choices[0].parallel.fusion.choices[0].gated.heads: gated has no option of this name; there is width (heads belongs to attention)
+:15: merge.topology.choices[0].parallel.fusion.choices[0].gated.heads: gated has no option of this name; there is width (heads belongs to attention, cross_attention)
 :16: merge.topology.choices[0].parallel.fusion.choices[1].attention.head: attention has no option of this name; did you mean 'heads'?
 :17: merge.topology.choices[0].parallel.fusion.choices[2].concat.width: must be greater than or equal to 1, found 0
-:18: merge.topology.choices[0].parallel.fusion.choices[3]: no such entry of fusions, found average; there is attention, concat, gated, sum
-:19: merge.topology.choices[0].parallel.fusion.choices[4]: must be one of the fusions, written NAME or {NAME: {option: value}}, found {type: sum, width: 3}; there is attention, concat, gated, sum
-:20: merge.topology.choices[1].ensemble.fusion: ensemble has no option of this name; there is weights (fusion belongs to parallel)
+:18: merge.topology.choices[0].parallel.fusion.choices[3]: no such entry of fusions, found average; there is attention, concat, conv, cross_attention, experts, film, gated, lmf, max, mean, mutan, routing, … (15 in all)
+:19: merge.topology.choices[0].parallel.fusion.choices[4]: must be one of the fusions, written NAME or {NAME: {option: value}}, found {type: sum, width: 3}; there is attention, concat, conv, cross_attention, experts, film, gated, lmf, max, mean, mutan, routing, … (15 in all)
+:20: merge.topology.choices[1].ensemble.fusion: ensemble has no option of this name; there is weights (fusion belongs to parallel, trunk)
 """,
     "grid_steps": """
 :7: losses.weights.fixed: a grid needs a step, or categorical, found simplex
@@ -58,7 +58,7 @@ EXPECTED = {
 :2: data: must be a mapping with source, image_size, found multidigits
 :3: tasks: must be a mapping from name to settings, found [left, right]
 :5: branches.small: must be a mapping with network, weights, input, size, found [conv3x3]
-:6: train: must be a mapping with epochs, batch_size, lr, optimizer, weight_decay, schedule, warmup, clip, dropout, label_smoothing, augment, precision, found [epochs, 5]
+:6: train: must be a mapping with epochs, batch_size, lr, optimizer, fusion_lr, head_lr, weight_decay, schedule, warmup, clip, dropout, label_smoothing, mixup, cutmix, drop_path, ema, augment, precision, found [epochs, 5]
 """,
     "metrics": """
 :7: search: give maximize or minimize, not both, found {maximize: mean_acuracy, minimize: left_mae}
@@ -72,7 +72,7 @@ EXPECTED = {
 :2: seed: seed can't be searched, every trial must share it, found {type: int, low: 0, high: 9}
 :5: data.image_size: data can't be searched, every trial must share it, found {type: categorical, choices: [24, 32]}
 :8: branches.small.network: branches can't be searched, every trial must share it, found {type: categorical, choices: [conv3x3, conv5x5]}
-:9: merge: must be a mapping with use, topology, tap, found {type: subset}
+:9: merge: must be a mapping with use, topology, tap, branch_dropout, found {type: subset}
 :10: unfreeze.depth: a simplex fits losses.weights only, found simplex
 :10: unfreeze.schedule: a range can't stand where a name is wanted, categorical can, found int
 :12: train.lr.choices[1]: a choice can't be a domain itself, found {type: float, low: 0.0001, high: 0.01}
@@ -130,18 +130,31 @@ EXPECTED = {
     "unknown_keys": """
 :1: the key 'tasks' is missing
 :3: task: no such key; did you mean 'tasks'?
-:9: train.learning_rate: no such key; there is augment, batch_size, clip, dropout, epochs, label_smoothing, lr, optimizer, precision, schedule, warmup, weight_decay
+:9: train.learning_rate: no such key; there is augment, batch_size, clip, cutmix, drop_path, dropout, ema, epochs, fusion_lr, head_lr, label_smoothing, lr, … (18 in all)
 :10: train.optimzer: no such key; did you mean 'optimizer'?
 """,
     "wrong_types": """
 :7: merge.use: must be a list of branches, found 7
-:7: merge.tap: must be a valid integer, found last
+:7: merge.tap: must be less than or equal to -1, found [last, 0]
 :8: unfreeze.depth: must be a valid integer or must be 'all', found most
 :10: train.epochs: must be a valid integer, found five
 :11: train.batch_size: must be a valid integer, found 2.5
 :12: train.lr: must be a valid number, found fast
 :13: train.augment.flip: must be a valid boolean, found 1
 :14: train.precision: must be 'auto', 'fp32' or 'bf16', found fp16
+""",
+    "mixing": """
+:7: train.batch_size: must be at least 2 for mixup and cutmix, which mix a batch's rows, found 1
+:8: solo.batch_size: must be at least 2 for mixup and cutmix, which mix a batch's rows, found 1
+""",
+    "policies": """
+:6: train.mixup.low: must be greater than or equal to 0, found -1.0
+:7: train.cutmix: must be greater than or equal to 0, found -1
+:12: train.augment.policy.choices[0]: no such entry of policies, found triviall; did you mean 'trivial'?
+:13: train.augment.policy.choices[1].rand.share: rand has no option of this name; there is magnitude, operations (share belongs to trivial)
+:13: train.augment.policy.choices[1].rand.operations: must be greater than or equal to 1, found 0
+:13: train.augment.policy.choices[1].rand.magnitude: must be less than or equal to 30, found 31
+:15: solo.augment.policy.trivial.share: must be greater than 0, found 0
 """,
     "zero_weights": """
 :8: losses.weights: at least one task needs a weight above 0, found {left: 0.0, right: 0.0}

@@ -14,7 +14,8 @@ from fuse_search.space import catalogue
 
 def imported(registry: str) -> dict[str, Any]:
     file, variable = catalogue.REGISTRIES[registry]
-    module = importlib.import_module(f"fuse_search.{file[:-3].replace('/', '.')}")
+    path = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    module = importlib.import_module(f"fuse_search.{path}")
     return getattr(module, variable)
 
 

@@ -36,15 +36,20 @@ branches:
   b: {network: {mlp: {width: 4, layers: 2}}, size: 6}
 merge:
   use: {type: subset, min: 1}
-  tap: {a: {type: int, low: -2, high: -1}, b: -1}
+  tap: {a: {type: int, low: -2, high: -1}, b: {type: categorical, choices: [-1, [-1, -2]]}}
+  branch_dropout: {type: float, low: 0, high: 0.5}
   topology:
     type: categorical
     choices:
       - parallel:
           fusion: {type: categorical, choices: [{concat: {width: 8}}, {attention: {heads: 2}}]}
-      - cascade: {order: [b, a], entry: {type: int, low: 0, high: 1}}
+      - cascade: {order: {type: categorical, choices: [[b, a], [a]]}, rejoin: sum}
+      - trunk: {host: a, entry: 1, fusion: gated}
       - ensemble: {weights: fitted}
-unfreeze: {depth: {type: int, low: 0, high: 2}, schedule: {gradual: {every: 1}}}
+unfreeze:
+  depth: {type: int, low: 0, high: 2}
+  schedule: {a: {gradual: {every: 1}}, b: {phases: {depths: [0, {type: int, low: 1, high: 2}]}}}
+  lr_decay: {a: 0.5}
 losses: {weights: {type: simplex, low: 0.1}}
 train:
   epochs: {type: int, low: 1, high: 3}
@@ -63,11 +68,15 @@ branches:
   a: {network: conv5x5, weights: a.pt}
   mlp:
 merge: {topology: {parallel: {fusion: gated}}}
+unfreeze: {schedule: {stalled: {patience: 2, start: 1}}, l2_sp: 0.1, lr_factor: {mlp: 2.0}}
 losses: {weights: {kind: 1, weight: {type: float, low: 0.1, high: 1, step: 0.1}}}
 train:
   batch_size: 4
-  optimizer: {type: categorical, choices: [adamw, sgd]}
+  optimizer: {type: categorical, choices: [adamw, lion]}
   clip: null
+  ema: 0.9
+  mixup: 0.2
+limits: {parameters: 20e6, flops: 1e12, memory_mb: 5e3}
 search: {sampler: grid, pruner: {asha: {first: 1, factor: 2}}, minimize: weight_mae}
 """
 

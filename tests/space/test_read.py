@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fuse_search.errors import InputError
 from fuse_search.space import Categorical, FloatRange, IntRange, Simplex, Space, Subset, read_space
-from fuse_search.spec import Choice
+from fuse_search.spec import Choice, Limits
 
 SOUND = Path(__file__).parent / "sound.yaml"
 DEFAULT = Path(__file__).parents[2] / "spaces" / "fusion.yaml"
@@ -36,9 +36,10 @@ def test_defaults_are_filled_in() -> None:
         "use": ("small", "large"),
         "topology": Choice(
             name="parallel",
-            options={"fusion": Choice(name="concat", options={"width": 128})},
+            options={"fusion": Choice(name="concat", options={"width": 128}), "taps": None},
         ),
         "tap": -1,
+        "branch_dropout": 0.0,
     }
     assert space.tree["branches"]["small"]["weights"] == Choice(name="none")
     assert space.search.maximize == "mean_accuracy"
@@ -63,6 +64,17 @@ def test_defaults_are_filled_in() -> None:
         ("losses.weights={type: simplex}", Choice(name="fixed", options={"*": Simplex(over=["left", "right"])})),
         ("losses.weights={fixed: {type: simplex, low: 0.1}}", Choice(name="fixed", options={"*": Simplex(over=["left", "right"], low=0.1)})),
         ("losses.weights=uncertainty", Choice(name="uncertainty")),
+        ("merge.tap=block1", "block1"),
+        ("merge.tap=[-1, block1]", (-1, "block1")),
+        ("merge.tap={small: [-2, -1]}", {"small": (-2, -1), "large": -1}),
+        ("merge.tap={large: {type: categorical, choices: [-1, [-1, block1]]}}", {"small": -1, "large": Categorical(choices=[-1, (-1, "block1")])}),
+        ("merge.tap=[-1, {type: int, low: -3, high: -2}]", (-1, IntRange(low=-3, high=-2))),
+        ("unfreeze.schedule={gradual: {every: 2}}", Choice(name="gradual", options={"every": 2})),
+        ("unfreeze.schedule={small: {gradual: {every: 2}}}", {"small": Choice(name="gradual", options={"every": 2}), "large": Choice(name="at_once")}),
+        ("unfreeze.schedule={small: gradual, large: {type: categorical, choices: [at_once]}}", {"small": Choice(name="gradual", options={"every": 1}), "large": Categorical(choices=[Choice(name="at_once")])}),
+        ("unfreeze.schedule={phases: {depths: [0, {type: int, low: 1, high: 2}, all]}}", Choice(name="phases", options={"depths": (0, IntRange(low=1, high=2), "all")})),
+        ("unfreeze.lr_decay={type: float, low: 0.5, high: 1}", FloatRange(low=0.5, high=1.0)),
+        ("unfreeze.l2_sp={large: {type: float, low: 0, high: 1}}", {"small": 0.0, "large": FloatRange(low=0.0, high=1.0)}),
         ("train.optimizer={sgd: }", Choice(name="sgd", options={"momentum": 0.9})),
     ],
 )  # fmt: skip
@@ -78,6 +90,22 @@ def test_lists_of_branches_as_choices() -> None:
     assert use.choices == [("small",), ("small", "large")]
 
 
+def test_orders_of_a_cascade_as_choices() -> None:
+    orders = "{type: categorical, choices: [[small, large], [large, small], [large]]}"
+    rejoin = "{type: categorical, choices: [null, sum]}"
+    cascade = f"merge.topology={{cascade: {{order: {orders}, rejoin: {rejoin}}}}}"
+    options = read(cascade).tree["merge"]["topology"].options
+    assert options["order"].choices == [("small", "large"), ("large", "small"), ("large",)]
+    assert options["rejoin"].choices[0] is None and options["rejoin"].choices[1].name == "sum"
+
+
+def test_limits() -> None:
+    space = read("limits={parameters: 20e6, latency_ms: 5}")
+    assert space.limits == Limits(parameters=20_000_000, latency_ms=5)
+    assert read().limits == Limits()
+    assert "limits.parameters" in space.leaves() and "limits.flops" not in space.leaves()
+
+
 def test_solo_is_like_train_where_left_out() -> None:
     train = "train={lr: {type: float, low: 0.1, high: 0.2}, batch_size: 32, clip: null}"
     solo = read(train, "train.epochs={type: int, low: 1, high: 9}", "solo.clip=2").tree["solo"]
@@ -89,16 +117,43 @@ def test_solo_is_like_train_where_left_out() -> None:
 def test_short_forms() -> None:
     space = read("branches.mlp=null", "tasks.left=regression")
     assert space.tree["branches"]["mlp"]["network"].name == "mlp"
-    assert space.tree["tasks"]["left"] == {"type": "regression", "classes": None}
+    assert space.tree["tasks"]["left"] == {"type": "regression", "classes": None, "order": None}
 
 
 @pytest.mark.parametrize(
-    ("task", "aim"),
-    [("classification", ("mean_accuracy", None)), ("regression", (None, "loss"))],
+    ("tasks", "aim"),
+    [
+        ("{left: classification, right: classification}", ("mean_accuracy", None)),
+        ("{left: classification, right: ordinal}", ("mean_accuracy", None)),
+        ("{left: classification, right: multilabel}", ("mean_macro_f1", None)),
+        ("{left: classification, right: regression}", (None, "loss")),
+        ("{left: ordinal, right: multilabel}", (None, "loss")),
+        ("{left: ordinal}", ("mean_kappa", None)),
+        ("{left: multilabel}", ("mean_macro_f1", None)),
+        ("{left: regression, right: regression}", ("mean_r2", None)),
+    ],
 )
-def test_default_objective(task: str, aim: tuple[str | None, str | None]) -> None:
-    search = read(f"tasks.left={task}").search
+def test_default_objective(tasks: str, aim: tuple[str | None, str | None]) -> None:
+    search = read(f"tasks={tasks}").search
     assert (search.maximize, search.minimize) == aim
+
+
+@pytest.mark.parametrize(
+    ("task", "problem"),
+    [
+        ("{type: regression, classes: 3}", "tasks.left.classes: has no meaning for regression"),
+        ("{type: multilabel, order: [a, b]}", "tasks.left.order: has no meaning for multilabel"),
+        ("{type: ordinal, order: [b]}", "tasks.left.order: must have at least 2 items"),
+        ("{type: ordinal, order: [1, 2]}", "tasks.left.order: must be a valid string"),
+    ],
+)
+def test_what_a_type_of_task_has(task: str, problem: str) -> None:
+    assert problem in refusal(f"tasks.left={task}")
+
+
+def test_an_order_is_read_as_it_stands() -> None:
+    left = read("tasks.left={type: ordinal, order: [low, mid, high]}").tree["tasks"]["left"]
+    assert left == {"type": "ordinal", "classes": None, "order": ("low", "mid", "high")}
 
 
 def test_two_spaces_are_the_same_by_their_leaves() -> None:
@@ -112,6 +167,24 @@ def test_two_spaces_are_the_same_by_their_leaves() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("merge.tap=[]", "merge.tap: must not be empty, found []"),
+        ("merge.tap=[-1, 0]", "merge.tap: must be less than or equal to -1, found [-1, 0]"),
+        ("merge.tap=[-1, [-2]]", "merge.tap: must be a valid integer or must be a valid string"),
+        ("merge.tap=[-1, {type: int, low: -2, high: 0}]", "merge.tap[1].high: must be less than or equal to -1, found 0"),
+        ("merge.tap={smal: -1}", "merge.tap.smal: no such branch; did you mean 'small'?"),
+        ("unfreeze.schedule={smal: at_once, large: at_once}", "unfreeze.schedule.smal: no such branch"),
+        ("unfreeze.schedule={smal: at_once}", "unfreeze.schedule: no such entry of unfreezings, found smal"),
+        ("unfreeze.schedule={small: gradul}", "unfreeze.schedule.small: no such entry of unfreezings, found gradul; did you mean 'gradual'?"),
+        ("unfreeze.schedule={small: {gradual: {evry: 1}}}", "unfreeze.schedule.small.gradual.evry: gradual has no option"),
+        ("unfreeze.schedule=3", "unfreeze.schedule: must be one of the unfreezings"),
+        ("unfreeze.lr_decay={small: 0}", "unfreeze.lr_decay.small: must be greater than 0, found 0"),
+        ("branches.gradual=null", "branches.gradual: no branch can have this name"),
+        ("limits.parameters=0", "limits.parameters: must be greater than 0, found 0"),
+        ("limits.parmeters=1", "limits.parmeters: no such key; did you mean 'parameters'?"),
+        ("limits.flops={type: float, low: 1, high: 2}", "limits.flops: limits can't be searched"),
+        ("limits=5", "limits: must be a mapping with parameters, flops, latency_ms, memory_mb, found 5"),
+        ("limit={}", "limit: no such key; did you mean 'limits'?"),
+        ("merge.topology={cascade: {order: [small, larg]}}", "merge.topology.cascade.order[1]: must be one of the branches, found larg; did you mean 'large'?"),
         ("study=solo", "study: no study can be called solo, artifacts, cache, mlflow.db"),
         ("branches.é=null", "branches.é: a name is up to 64 letters"),
         ("tasks={}", "tasks: must be a mapping from name to settings, found {}"),

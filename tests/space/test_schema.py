@@ -19,6 +19,7 @@ SCHEMA = json.loads(json.dumps(json_schema()))
 BEYOND_A_SCHEMA = {
     "grid_steps",
     "missing_files",
+    "mixing",
     "simplex",
     "twice",
     "zero_weights",
@@ -62,10 +63,30 @@ tasks: {left: classification, right: regression}
 branches: {conv3x3: , mlp: {network: {mlp: {width: 8}}, weights: model.pt, input: text, size: 8}}
 merge: {use: conv3x3, tap: {mlp: {type: int, low: -2, high: -1}}, topology: {ensemble: {}}}
 unfreeze: {depth: {conv3x3: all, mlp: 1}, schedule: {gradual: {every: 2}}}
+limits: {parameters: 20e6, latency_ms: 4}
 losses: {weights: {type: categorical, choices: [equal, {type: simplex}]}}
 train: {clip: {type: categorical, choices: [null, 1.0]}, augment: {flip: true}}
 solo: {epochs: 2}
 search: {sampler: {tpe: {startup: 3}}, minimize: loss}
+"""
+
+PER_BRANCH = """
+study: each
+data: {source: multidigits}
+tasks: {left: classification}
+branches: {a: {network: conv3x3}, b: {network: mlp}}
+merge:
+  tap:
+    a: {type: categorical, choices: [-1, [-1, block1]]}
+    b: [-1, {type: int, low: -3, high: -2}]
+  topology: {cascade: {order: {type: categorical, choices: [[a, b], [b, a]]}, rejoin: null}}
+  branch_dropout: {type: float, low: 0, high: 0.5}
+unfreeze:
+  schedule: {a: {phases: {depths: [0, {type: int, low: 1, high: 2}, all]}}, b: at_once}
+  lr_decay: {b: {type: float, low: 0.5, high: 1}}
+  l2_sp: 0.1
+losses: {auxiliary: 0.2}
+train: {ema: {type: categorical, choices: [null, 0.9]}}
 """
 
 
@@ -93,7 +114,7 @@ def test_shipped_spaces(file: Path) -> None:
     assert first == "# yaml-language-server: $schema=schema.json"
 
 
-@pytest.mark.parametrize("text", [EXAMPLE, SHORT_FORMS], ids=["example", "short forms"])
+@pytest.mark.parametrize("text", [EXAMPLE, SHORT_FORMS, PER_BRANCH], ids=["long", "short", "each"])
 def test_it_accepts_what_the_reader_accepts(text: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     Path("model.pt").touch()

@@ -17,7 +17,7 @@ from fuse_search.train.loop import Epoch, Training
 from fuse_search.train.plan import Plan
 from fuse_search.train.prefixes import Prefixes
 from fuse_search.trial import Trial, trained
-from tiny import CPU, choice, parallel, rows, same, shared, snapshot, spec
+from tiny import CPU, EVERY_TYPE, choice, parallel, rows, same, shared, snapshot, spec
 
 DATA = rows()
 STATE = State({"weight": torch.arange(6.0).reshape(2, 3)}, {"epoch": 1, "batch": 0, "note": "α"})
@@ -27,30 +27,67 @@ ALL_AT_ONCE = {
     "dropout": 0.3,
     "augment": {"flip": True, "shift": 0.2},
 }
-THREE_TASKS = {
-    "left": {"type": "classification"},
-    "right": {"type": "classification"},
-    "age": {"type": "regression"},
-}
 CASES = {
-    "parallel": {"merge": parallel("attention")},
+    "parallel": {"merge": parallel("cross_attention", dropout=0.3)},
     "cascade": {"merge": {"topology": choice("cascade", order=("b", "a"), entry=1)}},
+    "rows without a branch, auxiliary heads": {
+        "merge": {
+            "topology": choice("trunk", fusion=choice("concat")),
+            "tap": {"a": -1, "b": (-1, "block1")},
+            "branch_dropout": 0.4,
+        },
+        "losses": {"auxiliary": 0.5},
+        "unfreeze": {"depth": 2, "schedule": choice("gradual")},
+    },
     "frozen": {"unfreeze": {"depth": 0}},
     "gradual": {"unfreeze": {"depth": 3, "schedule": choice("gradual")}},
+    "stalled": {
+        "unfreeze": {"schedule": {"a": choice("stalled"), "b": choice("lp_ft")}},
+        "train": ALL_AT_ONCE | {"lr": 0.3, "clip": None, "schedule": choice("plateau")},
+    },
+    "phases, pulled back, at their own rates": {
+        "unfreeze": {
+            "schedule": choice("phases", depths=[2, 0, 1]),
+            "lr_decay": 0.5,
+            "l2_sp": {"a": 0.1, "b": 0.0},
+        },
+        "train": ALL_AT_ONCE | {"head_lr": 2.0, "schedule": choice("one_cycle")},
+    },
+    "lion, averaged": {
+        "unfreeze": {"depth": 2, "schedule": choice("gradual")},
+        "train": ALL_AT_ONCE
+        | {"optimizer": choice("lion"), "schedule": choice("step"), "ema": 0.7},
+    },
     "learned weights": {
         "losses": {"weights": choice("uncertainty")},
-        "tasks": THREE_TASKS,
+        "tasks": EVERY_TYPE,
     },
+    "weights by epochs": {"losses": {"weights": choice("dwa")}},
+    "weights by steps": {"losses": {"weights": choice("famo")}, "tasks": EVERY_TYPE},
+    "weights by gradients": {
+        "losses": {"weights": choice("gradnorm")},
+        "unfreeze": {"depth": 1, "schedule": choice("gradual")},
+    },
+    "gradients in random order": {"losses": {"weights": choice("pcgrad")}, "tasks": EVERY_TYPE},
     "sgd": {"train": ALL_AT_ONCE | {"optimizer": choice("sgd")}},
     "sgd without momentum": {"train": ALL_AT_ONCE | {"optimizer": choice("sgd", momentum=0.0)}},
     "views": {
         "unfreeze": {"depth": 1},
         "train": ALL_AT_ONCE | {"augment": {"flip": True, "views": 2}},
     },
+    "policy": {
+        "unfreeze": {"depth": 1},
+        "train": ALL_AT_ONCE | {"augment": {"flip": True, "policy": choice("rand")}},
+    },
+    "mixing": {
+        "unfreeze": {"depth": 1},
+        "train": ALL_AT_ONCE | {"mixup": 0.4, "cutmix": 1.0},
+        "tasks": EVERY_TYPE,
+    },
     "batch norm": {
         "branches": {"a": {"network": choice("resnet18"), "size": 32}},
         "unfreeze": {"depth": 2},
-        "train": ALL_AT_ONCE | {"epochs": 2, "batch_size": 12},
+        "train": ALL_AT_ONCE | {"epochs": 2, "batch_size": 12, "ema": 0.9},
     },
 }
 
@@ -75,7 +112,7 @@ def test_cut_off_anywhere_and_gone_on_is_the_same_training(case, tmp_path):
         steps += 1
         if steps % 3 == 1:  # every third state, in the middle and at the end of epochs
             Checkpoints(tmp_path / str(steps)).save(first.state()).result()
-    for cut in range(1, steps + 1, 3):
+    for cut in range(1, steps, 3):
         network, again = training(given)
         state = Checkpoints(tmp_path / str(cut)).load()
         assert state is not None
@@ -86,8 +123,11 @@ def test_cut_off_anywhere_and_gone_on_is_the_same_training(case, tmp_path):
         assert len(before) < len(reference)
 
 
-def test_batches_in_parts_add_up_to_the_same_gradient():
-    given = spec(train={"epochs": 2, "batch_size": 9, "clip": None, "optimizer": choice("sgd")})
+@pytest.mark.parametrize("weights", ["equal", "famo", "gradnorm", "pcgrad"])
+def test_batches_in_parts_add_up_to_the_same_gradient(weights):
+    train = {"epochs": 2, "batch_size": 9, "clip": None, "optimizer": choice("sgd")}
+    losses = {"weights": choice(weights), "auxiliary": 0.5}
+    given = spec(train=train, losses=losses, tasks=EVERY_TYPE)
     network, whole = training(given)
     list(whole.epochs())
     other = build(given, DATA).to(memory_format=torch.channels_last)

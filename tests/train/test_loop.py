@@ -8,8 +8,8 @@ from fuse_search.data import Data
 from fuse_search.data.batches import Rows, batches, fetch
 from fuse_search.errors import TrialError
 from fuse_search.nets.merged import build
-from fuse_search.train.loop import classes_of, measure, predict
-from tiny import CPU, choice, fitted, parallel, rows, same, snapshot, spec, train
+from fuse_search.train.loop import measure, predict
+from tiny import CPU, EVERY_TYPE, choice, fitted, parallel, rows, same, snapshot, spec, train
 
 DATA = rows()
 VAL = Rows.of_inputs(DATA, "val", CPU)
@@ -163,15 +163,10 @@ def test_validation_leaves_the_network_as_it_is():
     assert same(before, snapshot(network))
 
 
-def test_classes_are_the_largest_logits_and_numbers_stay():
-    assert classes_of(torch.tensor([[0.1, 0.9], [2.0, 1.0]])).tolist() == [1, 0]
-    assert classes_of(torch.tensor([1.5, 2.5])).tolist() == [1.5, 2.5]
-
-
 def test_bf16_runs_and_comes_near_fp32():
     losses = {}
     for precision in ("fp32", "bf16", "auto"):
-        given = spec(tasks=MIXED, train={"precision": precision})
+        given = spec(tasks=EVERY_TYPE, train={"precision": precision})
         network, epochs = train(given, DATA)
         losses[precision] = epochs[-1].metrics["train/loss"]
         assert all(p.dtype == torch.float32 for p in network.parameters())
@@ -202,7 +197,7 @@ def test_every_row_is_seen_once_in_every_epoch():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("held", ["cuda", "cpu"])
 def test_training_on_cuda_comes_near_training_on_the_cpu(held):
-    given = spec(tasks=MIXED, train={"precision": "fp32"})
+    given = spec(tasks=EVERY_TYPE, train={"precision": "fp32"})
     _, expected = train(given, DATA)
     network = build(given, DATA).cuda().to(memory_format=torch.channels_last)
     data: Data = DATA.to(held)

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from fuse_search.nets.fusions import FUSIONS
 from fuse_search.nets.merged import build
+from fuse_search.nets.unfreeze import depths_at
 from fuse_search.train.loop import Training
 from fuse_search.train.machine import Machine
 from fuse_search.train.plan import Plan
 from fuse_search.train.planner import Planner
 from fuse_search.train.prefixes import Prefixes
-from tiny import CPU, choice, parallel, rows, same, snapshot, spec
+from tiny import CPU, EVERY_TYPE, choice, parallel, rows, same, snapshot, spec
 
 DATA = rows(count=70)
 THREE = {
@@ -73,7 +75,7 @@ def merge(topology):
 )
 @pytest.mark.parametrize(
     "topology",
-    ["concat", "sum", "attention", "gated", "cascade 0", "cascade 1", "cascade into a vector"],
+    ["concat", "attention", "conv", "cascade 0", "cascade 1", "cascade into a vector"],
 )
 def test_the_same_bits_over_all_topologies_and_depths(topology, depth, schedule, tmp_path):
     given = spec(
@@ -87,6 +89,65 @@ def test_the_same_bits_over_all_topologies_and_depths(topology, depth, schedule,
     frozen = depth != "all" or schedule == "gradual"
     assert bool(places) == frozen
     assert {place for (name, *_), place in places.items() if name != "v"} <= {"ram"}
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_same_bits_with_every_fusion(fusion, tmp_path):
+    given = spec(
+        merge=parallel(fusion, width=8),
+        unfreeze={"depth": {"a": 0, "b": 1}},
+        train={"epochs": 1, "batch_size": 32},
+    )
+    assert set(equal(given, tmp_path).values()) == {"ram"}
+
+
+SEVERAL = {"a": ("block1", -1), "b": (-2, -3), "v": -2}
+TAPPED = {
+    "vectors": parallel("gated"),
+    "maps": parallel("conv", width=4),
+    "rejoined": {
+        "topology": choice("cascade", order=("b", "a"), entry=1, rejoin=choice("concat")),
+        "use": ("a", "b"),
+    },
+    "trunk": {"topology": choice("trunk", host=("b",), entry=1, fusion=choice("sum"))},
+    "trunk of a vector": {"topology": choice("trunk", host=("v",), entry=1)},
+}
+
+
+@pytest.mark.parametrize("depth", [0, 1, "all"])
+@pytest.mark.parametrize("topology", TAPPED)
+def test_the_same_bits_with_several_taps(topology, depth, tmp_path):
+    given = spec(
+        branches=THREE,
+        merge={**TAPPED[topology], "tap": SEVERAL, "branch_dropout": 0.3},
+        unfreeze={"depth": depth, "schedule": choice("gradual")},
+        losses={"auxiliary": 0.5},
+        train={"epochs": 3, "batch_size": 11},
+    )
+    places = equal(given, tmp_path)
+    assert {place for (name, *_), place in places.items() if name != "v"} == {"ram"}
+    stages = {s for name, s, _ in places if name == "a"}
+    if topology in ("vectors", "maps"):  # the lower tap is read wherever it is frozen
+        assert stages == {0: {1, 3}, 1: {1, 2, 3}, "all": {1, 2, 3}}[depth]
+    host = {"trunk": "b", "trunk of a vector": "v"}.get(topology)  # entered above its first stage
+    assert {s for name, s, _ in places if name == host} == ({1} if host else set())
+
+
+def test_one_pass_serves_the_lower_taps(tmp_path):
+    given = spec(
+        branches=THREE,
+        merge={**parallel("conv", width=4), "tap": SEVERAL},
+        unfreeze={"depth": 1},
+    )
+    network = build(given, DATA).to(memory_format=torch.channels_last)
+    plan = Plan(storing(DATA, tmp_path), network, given)
+    seen = rows_through(network, "a")
+    list(Training(network, given, plan).epochs())
+    assert sum(seen) == 2 * 32 + 32  # 54 training and 8 validation rows in blocks of 32
+    plain = build(given, DATA)
+    again = rows_through(plain, "a")
+    list(Training(plain, given, Plan(Prefixes(DATA, CPU), plain, given)).epochs())
+    assert len(again) == given.train.epochs * (54 // 8 + 1 + 1)  # once a batch of 8, and validation
 
 
 @pytest.mark.parametrize(
@@ -123,6 +184,94 @@ def test_the_same_bits_with_augmentation(views, schedule, tmp_path):
     assert places["a", stages, "train"] == ("ram" if views else "recompute")
 
 
+def test_the_same_bits_for_tasks_of_every_type(tmp_path):
+    given = spec(branches=THREE, tasks=EVERY_TYPE, unfreeze={"depth": 1})
+    assert equal(given, tmp_path)["a", 2, "train"] == "ram"
+
+
+@pytest.mark.parametrize("weights", ["famo", "pcgrad"])
+def test_the_same_bits_with_weights_that_adapt(weights, tmp_path):
+    given = spec(
+        branches=THREE,
+        tasks=EVERY_TYPE,
+        unfreeze={"depth": 2, "schedule": choice("gradual")},
+        losses={"weights": choice(weights)},
+        train={"epochs": 3, "batch_size": 11, "dropout": 0.3},
+    )
+    places = equal(given, tmp_path)
+    assert {place for (name, *_), place in places.items() if name != "v"} == {"ram"}
+
+
+@pytest.mark.parametrize("views", [None, 2])
+def test_the_same_bits_with_a_policy(views, tmp_path):
+    policy = choice("rand", operations=1, magnitude=9)
+    augment = {"flip": True, "policy": policy, "views": views}
+    given = spec(branches=THREE, unfreeze={"depth": 1}, train={"epochs": 3, "augment": augment})
+    places = equal(given, tmp_path)
+    assert places["a", 2, "val"] == "ram"
+    assert places["a", 2, "train"] == ("ram" if views else "recompute")
+
+
+@pytest.mark.parametrize("augment", [{}, {"policy": choice("trivial"), "views": 2}])
+def test_the_same_bits_with_mixed_batches(augment, tmp_path):
+    train = {"epochs": 2, "mixup": 0.4, "cutmix": 1.0, "augment": augment}
+    given = spec(branches=THREE, unfreeze={"depth": 1}, train=train)
+    places = equal(given, tmp_path)
+    assert {split for (*_, split), place in places.items() if place == "ram"} == {"val"}
+    _, _, decisions = trained(given, storing(DATA, tmp_path))
+    reasons = {d.reason for d in decisions if d.split == "train"}
+    assert reasons == {"mixup and cutmix make new inputs of every batch, also of fixed views"}
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        choice("stalled", start=1),
+        choice("lp_ft", first=2),
+        choice("phases", depths=[1, 2, 0, 2]),
+        {"a": choice("stalled"), "b": choice("gradual", every=2), "v": choice("at_once")},
+    ],
+)
+def test_the_same_bits_however_the_boundary_moves(schedule, tmp_path):
+    given = spec(
+        branches=THREE,
+        unfreeze={"depth": {"a": 3, "b": 2, "v": 1}, "schedule": schedule, "l2_sp": 0.1},
+        train={"epochs": 4, "lr": 0.02, "ema": 0.8, "batch_size": 11},
+    )
+    places = equal(given, tmp_path)
+    assert {place for (name, *_), place in places.items() if name != "v"} == {"ram"}
+
+
+def test_a_boundary_that_no_plan_expected_is_stored_as_well(tmp_path):
+    given = spec(
+        branches=THREE,
+        unfreeze={"schedule": choice("stalled")},
+        train={"epochs": 6, "lr": 0.1, "schedule": choice("constant")},
+    )
+    network = build(given, DATA).to(memory_format=torch.channels_last)
+    before = snapshot(network.branches["a"].stages[2])
+    training = Training(network, given, Plan(storing(DATA, tmp_path), network, given))
+    found = [(e.depths["a"], e.metrics["val/loss"]) for e in training.epochs()]
+    assert {d.stages for d in training.plan.decisions if d.branch == "a"} == {
+        3 - depth for depth, _ in found if depth < 3
+    }
+    losses = [loss for _, loss in found]
+    depths = [depths_at(given.unfreeze, {"a": 3}, losses[:n])["a"] for n in range(6)]
+    assert [depth for depth, _ in found] == depths and len(set(depths)) > 1
+    after = network.branches["a"].stages[2].state_dict()
+    assert all(not torch.equal(before[name], after[name]) for name in before)  # it was trained
+
+
+def test_stages_that_were_once_trained_are_in_no_prefix_when_they_are_frozen_again(tmp_path):
+    given = spec(
+        unfreeze={"schedule": choice("phases", depths=[0, 2, 0])}, train={"epochs": 4, "lr": 0.1}
+    )
+    equal(given, tmp_path)
+    network = build(given, DATA)
+    plan = Plan(storing(DATA, tmp_path), network, given)
+    assert {d.stages for d in plan.decisions} == {3, 1}
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e6])
 def test_half_precision_is_for_bf16_alone_and_for_what_fits_into_it(scale, tmp_path):
     """A tap in fp32, as layer norms give it under bf16; a million doesn't fit into fp16."""
@@ -135,24 +284,24 @@ def test_half_precision_is_for_bf16_alone_and_for_what_fits_into_it(scale, tmp_p
     for precision in ("fp32", "bf16"):
         given = spec(unfreeze={"depth": 0}, train={"epochs": 1, "precision": precision})
         network = build(given, data)
-        network.unfreeze(given, 0)
+        depths = network.unfreeze(given, [])
         branch = network.branches["a"]
         branch.stages[2] = torch.nn.Sequential(branch.stages[2], Wide()).eval()
         plan = Plan(storing(data, tmp_path / precision), network, given)
-        _, train, _ = plan.epoch(0)
+        _, train, _ = plan.epoch(0, depths)
         half = precision == "bf16" and scale == 1.0
-        assert (train.stored["a"].dtype == torch.float16) == half
+        assert (train.stored["a", 3].dtype == torch.float16) == half
         assert any("half precision" in d.reason for d in plan.decisions) == half
-        assert train.fetch(torch.arange(3))[0]["a"].dtype == torch.float32
+        assert train.fetch(torch.arange(3))[0]["a", 3].dtype == torch.float32
 
 
 def test_each_view_differs_and_comes_again(tmp_path):
     augment = {"flip": True, "shift": 0.3, "views": 2}
     given = spec(unfreeze={"depth": 0}, train={"epochs": 4, "augment": augment})
     network = build(given, DATA)
-    network.unfreeze(given, 0)
+    depths = network.unfreeze(given, [])
     plan = Plan(storing(DATA, tmp_path), network, given)
-    first, second, third, _ = (plan.epoch(e)[1].stored["a"].clone() for e in range(4))
+    first, second, third, _ = (plan.epoch(e, depths)[1].stored["a", 3].clone() for e in range(4))
     assert torch.equal(first, third) and not torch.equal(first, second)
 
 
@@ -242,6 +391,12 @@ def test_names_tell_apart_whatever_makes_a_difference(tmp_path):
     assert sum(map(len, different)) == len(set.union(*different)) == 4 * len(different)
     assert len(keys() & keys(train=augmented)) == 2  # validation isn't augmented
     assert len(keys(train=augmented) & keys(train={"augment": {"shift": 0.4, "views": 2}})) == 2
+    policies = [
+        {"policy": policy, "views": 2}
+        for policy in (choice("trivial"), choice("rand", magnitude=9), choice("rand", magnitude=8))
+    ]
+    views = [keys(train={"augment": augment}) for augment in policies]
+    assert len(set.union(*views)) == 2 * 3 + 2  # of two branches
     assert keys() == keys(merge=parallel("gated"), train={"lr": 0.5}, study="other")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fuse_search.errors import Preempted
 from fuse_search.train.store import OVERHEAD, About, Store
 
 
@@ -144,7 +145,7 @@ def test_unfinished_values_count_and_those_of_dead_writers_go(tmp_path):
 
 
 def _hold(folder, begun):
-    with Store(folder, 1).turn("pass", 1.0, lambda line: None) as ours:
+    with Store(folder, 1).turn("pass", 1.0, print, bool) as ours:
         assert ours
         begun.set()
         time.sleep(60)
@@ -156,14 +157,18 @@ def test_whoever_waits_too_long_or_for_the_dead_goes_on(tmp_path):
     child = context.Process(target=_hold, args=(tmp_path, begun))
     child.start()
     assert begun.wait(60)
-    with Store(tmp_path, 1).turn("pass", 0.2, said.append) as ours:
+    with Store(tmp_path, 1).turn("pass", 0.2, said.append, bool) as ours:
         assert not ours
     assert said == ["waiting for another process that computes the same frozen stages"]
-    with Store(tmp_path, 1).turn("another", 0.2, said.append) as ours:
+    turn = Store(tmp_path, 1).turn("pass", 60.0, said.append, iter([False, True]).__next__)
+    with pytest.raises(Preempted), turn:
+        pass
+    assert len(said) == 2
+    with Store(tmp_path, 1).turn("another", 0.2, said.append, bool) as ours:
         assert ours
     child.kill()
     child.join()
-    with Store(tmp_path, 1).turn("pass", 5.0, said.append) as ours:
+    with Store(tmp_path, 1).turn("pass", 5.0, said.append, bool) as ours:
         assert ours
 
 

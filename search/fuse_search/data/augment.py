@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fuse_search.spec import Augment
+from fuse_search.data.policies import CHANNELS, apply
+from fuse_search.errors import TrialError
+from fuse_search.spec import Augment, Choice, Train
+from fuse_search.written import written
+
+SEEDS = 2**32  # torch's generator on the CPU knows no more
 
 
 @dataclass(frozen=True)
@@ -17,32 +23,51 @@ class Changes:
     """What is done to each of N images, on the CPU: `draw` makes it, `change` does it.
 
     down, right: shifts in pixels, int64 [N]. mirrored: left and right swapped, bool [N].
+    policy: what is done after that, by the draws of `seeds`, int64 [N].
     """
 
     down: Tensor
     right: Tensor
     mirrored: Tensor
+    policy: Choice
+    seeds: Tensor
 
     def __getitem__(self, rows: Tensor) -> Changes:
         rows = rows.cpu()
-        return Changes(self.down[rows], self.right[rows], self.mirrored[rows])
+        moved = (self.down[rows], self.right[rows], self.mirrored[rows])
+        return Changes(*moved, self.policy, self.seeds[rows])
 
 
 def asks(spec: Augment) -> bool:
     """Whether images are changed at all."""
-    return spec.flip or spec.shift > 0
+    return spec.flip or spec.shift > 0 or spec.policy.name != "none"
+
+
+def fits(train: Train, shapes: Iterable[tuple[int, ...]]) -> None:
+    """Raise TrialError where inputs with rows of these shapes can't be changed as `train` says."""
+    images = [shape for shape in shapes if len(shape) == 3]
+    if train.cutmix and not images:
+        raise TrialError("train.cutmix: no input is an image; train.mixup mixes every input")
+    channels = {shape[0] for shape in images} - set(CHANNELS)
+    if train.augment.policy.name != "none" and channels:
+        found = ", ".join(map(str, sorted(channels)))
+        raise TrialError(f"train.augment.policy: images must have 1 or 3 channels, found {found}")
 
 
 def draw(images: int, height: int, width: int, spec: Augment, chance: torch.Generator) -> Changes:
     """Mirror with probability 1/2 and shift up to floor(spec.shift * side) pixels, if asked for.
 
-    `chance` is a CPU generator: one seed gives the same changes on every device.
+    Seeds for the policy are drawn last. `chance` is a CPU generator: one seed gives the same
+    changes on every device.
     """
     down, right = (_shifts(images, int(spec.shift * side), chance) for side in (height, width))
     mirrored = torch.zeros(images, dtype=torch.bool)
     if spec.flip:
         mirrored = torch.rand(images, generator=chance) < 0.5
-    return Changes(down, right, mirrored)
+    seeds = torch.zeros(images, dtype=torch.int64)
+    if spec.policy.name != "none":
+        seeds = torch.randint(SEEDS, (images,), generator=chance)
+    return Changes(down, right, mirrored, spec.policy, seeds)
 
 
 def _shifts(images: int, farthest: int, chance: torch.Generator) -> Tensor:
@@ -50,7 +75,7 @@ def _shifts(images: int, farthest: int, chance: torch.Generator) -> Tensor:
 
 
 def change(images_BCHW: Tensor, changes: Changes) -> Tensor:
-    """Changed images of the same shape; what comes in from outside is zero."""
+    """Changed images of the same shape, [0, 1]; what a shift brings in from outside is zero."""
     height, width = images_BCHW.shape[2:]
     ys, y_inside = _sources(height, changes.down)
     xs, x_inside = _sources(width, changes.right)
@@ -59,7 +84,8 @@ def change(images_BCHW: Tensor, changes: Changes) -> Tensor:
     moved = images_BCHW.gather(2, ys.to(device)[:, None, :, None].expand_as(images_BCHW))
     moved = moved.gather(3, xs.to(device)[:, None, None, :].expand_as(images_BCHW))
     inside = y_inside[:, None, :, None] & x_inside[:, None, None, :]
-    return moved * inside.to(device)
+    moved = moved * inside.to(device)
+    return moved if changes.policy.name == "none" else apply(changes.policy, moved, changes.seeds)
 
 
 def _sources(side: int, shifts: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,12 +98,13 @@ class Augmentation:
     """What is done to the training images of one trial.
 
     Anew in every batch; or with `views`, each image has so many fixed changes that depend on
-    the seed alone, of which every epoch sees the next one.
+    the seed alone, of which every epoch sees the next one. `changes` names what can be drawn.
     """
 
     def __init__(self, spec: Augment, rows: int, seed: int) -> None:
         self.spec, self._rows, self._seed = spec, rows, seed
         self.chance = torch.Generator().manual_seed(seed + 1)
+        self.changes = json.dumps(written(spec.model_copy(update={"views": None})))
         self._drawn: dict[tuple[str, int], Changes] = {}
 
     def view(self, epoch: int) -> int | None:

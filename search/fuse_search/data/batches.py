@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fuse_search.data.layout import rows_of
+from fuse_search.data.mixing import UNMIXED, Mix
 from fuse_search.data.record import Data
 
 
@@ -43,10 +45,10 @@ def fetch(
 
 @dataclass(frozen=True)
 class Computed:
-    """What a branch reads: an input, or what `run` makes of it."""
+    """What is read of an input: the values that `run` makes of it, by name."""
 
     input: str
-    run: Callable[[Tensor], Tensor]
+    run: Callable[[Tensor], Mapping[Any, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -61,33 +63,39 @@ class Rows:
     data: Data
     split: str
     device: torch.device
-    stored: Mapping[str, Tensor]
-    computed: Mapping[str, Computed]
+    stored: Mapping[Any, Tensor]
+    computed: Sequence[Computed]
     change: Callable[[str, Tensor, Tensor], Tensor] = field(default=lambda name, x, where: x)
 
     @classmethod
     def of_inputs(cls, data: Data, split: str, device: torch.device) -> Rows:
         """Rows for a network that reads the inputs by their own names."""
-        return cls(
-            data, split, device, {}, {name: Computed(name, lambda x: x) for name in data.inputs}
-        )
+        computed = [Computed(name, lambda x, name=name: {name: x}) for name in data.inputs]  # type: ignore[misc]
+        return cls(data, split, device, {}, computed)
 
     @property
     def positions(self) -> Tensor:
         """All places in the split: int64 [N]."""
         return torch.arange(len(self.data.splits[self.split]))
 
-    def fetch(self, positions: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What is read and the targets of the rows at these positions (int64 [B])."""
+    def fetch(
+        self, positions: Tensor, mix: Mix = UNMIXED
+    ) -> tuple[dict[Any, Tensor], dict[str, Tensor]]:
+        """What is read and the targets of the rows at these positions (int64 [B]).
+
+        `mix` is done to the inputs, not to what is stored, and not to the targets.
+        """
         split = self.data.splits[self.split]
         rows = split[positions.to(split.device)]
         values = {name: _single(take(x, positions, self.device)) for name, x in self.stored.items()}
         inputs = {}
-        for name in dict.fromkeys(source.input for source in self.computed.values()):
+        for name in dict.fromkeys(source.input for source in self.computed):
             inputs[name] = _unit(take(self.data.inputs[name], rows, self.device))
             if inputs[name].ndim == 4:
                 inputs[name] = self.change(name, inputs[name], positions)
-        values |= {name: each.run(inputs[each.input]) for name, each in self.computed.items()}
+            inputs[name] = mix.inputs(inputs[name])
+        for each in self.computed:
+            values |= each.run(inputs[each.input])
         targets = {
             t: take(target.values, rows, self.device) for t, target in self.data.targets.items()
         }

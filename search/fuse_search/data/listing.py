@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from fuse_search.data.record import SPLITS, Target
+from fuse_search.data.record import SPLITS, Target, by_number, number
 from fuse_search.errors import InputError, nearest
 
 
@@ -74,8 +73,9 @@ def within(folder: Path, path: Path, place: str) -> Path:
 def list_csv(labels: Path, folder: Path) -> Listing:
     """The rows of a CSV file with the header `file,TASK,...`, and a column `split` if wanted.
 
-    `file` is relative to `folder`, which it can't leave. A column of numbers, not all whole,
-    is a regression task; any other a classification task whose classes are its distinct texts.
+    `file` is relative to `folder`, which it can't leave. A column of numbers, not all whole, is one
+    of numbers; any other one's distinct texts are classes. What the task makes of these (labels
+    out of `cat;dog`, an order, numbers) is its type's concern.
     Raises InputError with file and line.
     """
     header, rows = _read(labels)
@@ -128,29 +128,20 @@ def _read(labels: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
     return header, rows
 
 
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
 def _column_target(task: str, cells: list[tuple[str, str]]) -> Target:
-    numbers = [_number(text) for _, text in cells]
+    numbers = [number(text) for _, text in cells]
     if all(n is None or n.is_integer() for n in numbers):
         return _class_target([text for _, text in cells])
-    for (place, text), number in zip(cells, numbers, strict=True):
-        if number is None:
+    for (place, text), value in zip(cells, numbers, strict=True):
+        if value is None:
             raise InputError(f"{place}: {task} is a column of numbers; found {text!r}")
     return Target(torch.tensor(numbers, dtype=torch.float32), None)
 
 
 def _class_target(texts: list[str]) -> Target:
-    # 2 before 10, and numbers before words
-    classes = sorted(set(texts), key=lambda text: (_number(text) is None, _number(text), text))
+    classes = by_number(set(texts))
     index = {text: i for i, text in enumerate(classes)}
-    return Target(torch.tensor([index[text] for text in texts]), tuple(classes))
+    return Target(torch.tensor([index[text] for text in texts]), classes)
 
 
 def _rows_of(splits: list[str]) -> dict[str, Tensor]:

@@ -4,27 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from fuse_search.errors import InputError
+from fuse_search.errors import InputError, nearest
 
 SPLITS = ("train", "val", "test")
 ROWS_AT_ONCE = 256
+
+
+def number(text: str) -> float | None:
+    """The finite number that a text spells."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def by_number(names: Iterable[str]) -> tuple[str, ...]:
+    """Names in their order: 2 before 10, and numbers before words."""
+    return tuple(sorted(names, key=lambda name: (number(name) is None, number(name), name)))
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
     """What one task predicts for every row.
 
-    values: [N], int64 class indices, or float32 numbers when `classes` is None.
+    values: [N], int64 class indices, or float32 numbers when `classes` is None; [N, K], int64, 0 or
+    1 for each of K labels, whose names are then the `classes`.
     """
 
     values: Tensor
     classes: tuple[str, ...] | None
+
+    @property
+    def count(self) -> int:
+        """How many classes or labels there are."""
+        return len(self.classes or ())
 
     def as_number(self) -> Target:
         """The same target for regression: classes such as "23" become the numbers they spell.
@@ -33,13 +53,50 @@ class Target:
         """
         if self.classes is None:
             return self
-        try:
-            numbers = [float(name) for name in self.classes]
-        except ValueError as error:
-            raise InputError(f"a regression target needs numbers; {error}") from None
-        if not all(map(math.isfinite, numbers)):
-            raise InputError(f"a regression target needs finite numbers; found {self.classes}")
-        return Target(torch.tensor(numbers, device=self.values.device)[self.values], None)
+        if self.values.ndim > 1:
+            raise InputError("type: regression needs numbers, found several labels for each row")
+        found = [number(name) for name in self.classes]
+        if None in found:
+            name = self.classes[found.index(None)]
+            raise InputError(f"type: regression needs finite numbers, found {name!r}")
+        return Target(torch.tensor(found, device=self.values.device)[self.values], None)
+
+    def as_labels(self) -> Target:
+        """The same target for several labels: a class such as "cat;dog" becomes two of them.
+
+        A lone ";" is a row without any. Raises InputError when there are no labels.
+        """
+        if self.values.ndim > 1:
+            return self
+        sets = [{part.strip() for part in name.split(";")} for name in self.classes or ()]
+        labels = by_number(set().union(*sets) - {""})
+        if not labels:
+            found = "numbers" if self.classes is None else "none"
+            raise InputError(f"type: multilabel needs labels, found {found}")
+        table = torch.tensor([[label in those for label in labels] for those in sets])
+        return Target(table.long().to(self.values.device)[self.values], labels)
+
+    def ordered(self, order: tuple[str, ...] | None) -> Target:
+        """The same target with its classes in this order; None: that of the numbers they spell.
+
+        Raises InputError when they spell none, or the order is one of other classes.
+        """
+        classes = self.classes or ()
+        words = [name for name in classes if number(name) is None]
+        if order is None and words:
+            rule = "order: must be given where classes are no numbers"
+            raise InputError(f"{rule}, found {words[0]!r}")
+        order = by_number(classes) if order is None else order
+        ranks, known = {name: rank for rank, name in enumerate(order)}, set(classes)
+        if len(ranks) < len(order):
+            raise InputError(f"order: names a class twice, found {', '.join(order)}")
+        if unknown := [name for name in order if name not in known]:
+            hint = nearest(unknown[0], classes)
+            raise InputError(f"order: the data has no class {unknown[0]!r}{hint}")
+        if missing := [name for name in classes if name not in ranks]:
+            raise InputError(f"order: lacks a class of the data, {missing[0]!r}")
+        of_class = torch.tensor([ranks[name] for name in classes], device=self.values.device)
+        return Target(of_class[self.values], order)
 
     def to(self, device: torch.device | str) -> Target:
         return replace(self, values=self.values.to(device))

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from fuse_search.data.images import decode, open_images
 from fuse_search.data.listing import list_csv, list_tree, within
@@ -31,6 +32,9 @@ def multidigits(
 ) -> Data:
     """Two handwritten digits overlapped on one canvas, with the tasks left and right.
 
+    Made of these: `digits`, which of the ten are there (several labels); `larger`, the larger
+    one, and `sum`, 0 to 18 (classes that spell numbers, for any type of task but multilabel).
+
     scikit-learn's 1,797 digits, 60 % of them for train, 20 % for val and 20 % for test, before
     pairs are drawn: no digit is in two splits. Images are 1 × 32 × 32 unless `image_size` says
     otherwise. Construction: see overlay.py.
@@ -42,7 +46,14 @@ def multidigits(
     parts = three_ways(labels, 0.2, 0.2, generator)
     counts = {"train": train, "val": val, "test": test}
     classes = tuple(map(str, range(10)))
-    return compose(images, labels, classes, parts, counts, image_size or 32, generator)
+    data = compose(images, labels, classes, parts, counts, image_size or 32, generator)
+    both = torch.stack([target.values for target in data.targets.values()])
+    made = {
+        "digits": Target(one_hot(both, len(classes)).amax(0), classes),
+        "larger": Target(both.amax(0), classes),
+        "sum": Target(both.sum(0), tuple(map(str, range(19)))),
+    }
+    return Data.of(data.inputs, data.targets | made, data.splits)
 
 
 def torchvision_dataset(

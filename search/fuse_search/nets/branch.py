@@ -10,8 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import TrialError
-from .stages import Chain, channels_last
+from ..errors import InputError, TrialError, nearest
+from ..spec import Tap
+from .shapes import Pool, Vector
+from .stages import Chain
+
+Stream = tuple[str, int]
+"""A branch, and how many of its lowest stages a value lies above; an input lies above none."""
 
 
 class Entry(nn.Module):
@@ -41,10 +46,10 @@ class Entry(nn.Module):
 
 
 class Branch(nn.Module):
-    """One network as stages, cut off after its tap; the lowest `frozen` stages stay in eval mode.
+    """One network as stages, cut off after its highest tap; the lowest `frozen` stay in eval mode.
 
-    `forward` gives the tapped value as the network has it: a map [B, C, H, W] (or [B, H, W, C]),
-    tokens [B, T, D] or a vector [B, D]. `vector` pools it to [B, D].
+    A value lies above some of the lowest stages, as the network has it: a map [B, C, H, W] (or
+    [B, H, W, C]), tokens [B, T, D] or a vector [B, D]. `pooling` makes a tap [B, D].
     """
 
     def __init__(self, chain: Chain, entry: Entry, *, input: str) -> None:
@@ -54,6 +59,9 @@ class Branch(nn.Module):
         self.stages = nn.ModuleList(chain.stages)
         self.pool = chain.pool
         self.shapes, self.flops = list(chain.shapes), list(chain.flops)
+        self.ends = chain.ends
+        self.taps: tuple[int, ...] = (len(self.stages),)
+        """How many stages lie below each tap, in ascending order; below the last one, all."""
         self.frozen = 0
         self.fingerprints = fingerprints((entry, *chain.stages))
         """Of the entry and each stage, as they are before the branch is trained."""
@@ -73,23 +81,53 @@ class Branch(nn.Module):
         other.stages = nn.ModuleList([*self.stages[:kept], *copy.deepcopy(self.stages[kept:])])
         return other
 
-    def cut(self, tap: int) -> Branch:
-        """Drop the stages above the tap (-1 is the last stage); pool by the mean from then on.
+    def cut(self, tap: Tap) -> Branch:
+        """Drop the stages above the highest tap; pool by the mean from then on.
 
         Raises:
             TrialError: the branch has too few stages.
+            InputError: the network has no module of this name.
         """
-        if -tap > len(self.stages):
-            raise TrialError(f"tap {tap}: the branch has {len(self.stages)} stages")
-        if tap < -1:
-            self.stages, self.shapes = self.stages[: tap + 1], self.shapes[: tap + 1]
-            self.flops = self.flops[: tap + 1]
+        self.taps = tuple(
+            sorted({self._below(t) for t in (tap if isinstance(tap, tuple) else (tap,))})
+        )
+        top = self.taps[-1]
+        if top < len(self.stages):
+            self.stages, self.shapes = self.stages[:top], self.shapes[:top]
+            self.flops = self.flops[:top]
             self.pool = Pool()
         return self
 
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """The tapped value of an input, or of a value above the lowest `start` stages."""
-        return self.between(x, start, len(self.stages))
+    def _below(self, tap: int | str) -> int:
+        """How many stages lie below a tap: -1 is the last stage's, a module's name its stage's."""
+        if isinstance(tap, str):
+            if tap not in self.ends:
+                hint = nearest(tap, self.ends)
+                raise InputError(f"tap {tap!r}: the network has no module of this name{hint}")
+            return self.ends[tap]
+        if -tap > len(self.stages):
+            raise TrialError(f"tap {tap}: the branch has {len(self.stages)} stages")
+        return len(self.stages) + 1 + tap
+
+    def pooling(self, tap: int) -> Vector:
+        """Makes a tap [B, D]: by the network's own pooling at its end, else by the mean."""
+        return Vector(self.pool if tap == len(self.stages) else Pool())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The value of the highest tap for an input."""
+        return self.between(x, 0, len(self.stages))
+
+    def read(self, given: Mapping[int, Tensor], taps: tuple[int, ...]) -> dict[int, Tensor]:
+        """The value of each of these taps, in ascending order.
+
+        `given`: an input (0), or the value above so many stages and those of the taps below it.
+        """
+        start = max(given)
+        value, found = given[start], {tap: given[tap] for tap in taps if tap <= start}
+        for tap in taps[len(found) :]:
+            found[tap] = value = self.between(value, start, tap)
+            start = tap
+        return found
 
     def between(self, x: Tensor, start: int, end: int) -> Tensor:
         """From the value above the lowest `start` stages to that above the lowest `end`."""
@@ -100,21 +138,18 @@ class Branch(nn.Module):
         return x
 
     def enter_above(self, stages: int) -> tuple[int, ...]:
-        """Drop the lowest `stages`, at most all but one, and return the shape that enters now."""
-        stages = min(stages, len(self.stages) - 1)
+        """Drop the lowest `stages` and return the shape that enters now.
+
+        At most so many that one is left below the lowest tap.
+        """
+        stages = min(stages, self.taps[0] - 1)
         if not stages:
             return self.example_shape
         shape = self.shapes[stages - 1]
         self.entry, self.stages = nn.Identity(), self.stages[stages:]
         self.shapes, self.flops = self.shapes[stages:], self.flops[stages:]
+        self.taps = tuple(tap - stages for tap in self.taps)
         return shape
-
-    def vector(self, value: Tensor) -> Tensor:
-        """The tapped value as [B, D]: by the network's own pooling at its end, else by the mean.
-
-        A vector is its own, so that a value may also be pooled before.
-        """
-        return value if value.ndim == 2 else self.pool(value).flatten(1)
 
     def unfreeze(self, depth: int) -> None:
         """Train the last `depth` stages that are in use, and none below them."""
@@ -150,72 +185,3 @@ def fingerprints(modules: Iterable[nn.Module]) -> tuple[str, ...]:
             sha.update(raw.numpy().data)
         found.append(sha.hexdigest())
     return tuple(found)
-
-
-class Pool(nn.Module):
-    """The mean over positions: [B, C, H, W], [B, H, W, C] or [B, T, D] to [B, C]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == 4:
-            return x.mean((1, 2) if channels_last(x.shape) else (2, 3))
-        return x.mean(1) if x.ndim == 3 else x
-
-
-GRID = 8  # the side of the map that a vector is unfolded to
-
-
-class Match(nn.Module):
-    """Makes one branch's tap fit where another branch takes it in; shapes are without the batch.
-
-    Into a vector goes the pooled tap. Otherwise the channels are matched by a 1×1 convolution and
-    the positions by linear interpolation; a vector is first unfolded to a map of 8×8 positions.
-    """
-
-    def __init__(self, source: tuple[int, ...], target: tuple[int, ...]) -> None:
-        super().__init__()
-        self.source, self.target = _Form(source), _Form(target)
-        width, channels = self.source.channels, self.target.channels
-        self.pooling = Pool() if len(target) == 1 else None
-        if len(target) == 1:
-            self.project: nn.Module = nn.Linear(width, channels)
-        elif len(source) == 1:
-            unfold = nn.Unflatten(1, (channels, GRID * GRID))
-            self.project = nn.Sequential(nn.Linear(width, channels * GRID * GRID), unfold)
-        else:
-            self.project = nn.Conv1d(width, channels, 1)
-        self.side = self.source.size if len(source) == 3 else (GRID, GRID)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.pooling:
-            return self.project(self.pooling(x))
-        x = self.project(self.source.flat(x))  # [B, channels, positions]
-        if len(self.target.shape) == 2:
-            return F.interpolate(x, self.target.shape[0], mode="linear").transpose(1, 2)
-        if len(self.source.shape) == 2:
-            x = F.interpolate(x, GRID * GRID, mode="linear")
-        x = F.interpolate(x.unflatten(2, self.side), self.target.size, mode="bilinear")
-        return x.permute(0, 2, 3, 1) if self.target.last else x
-
-
-class _Form:
-    """How a value without its batch dimension is laid out: a map, tokens [T, D] or a vector."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
-        self.last = len(shape) == 3 and channels_last((1, *shape))
-        self.channels = shape[0] if len(shape) == 3 and not self.last else shape[-1]
-        self.size = tuple(shape[:2] if self.last else shape[1:])
-
-    def flat(self, x: Tensor) -> Tensor:
-        """[B, C, H, W], [B, H, W, C] or [B, T, D] as [B, channels, positions]; vectors as is."""
-        if x.ndim == 3:
-            return x.transpose(1, 2)
-        if x.ndim == 4:
-            return (x.permute(0, 3, 1, 2) if self.last else x).flatten(2)
-        return x
-
-
-def vector_width(branch: Branch) -> int:
-    """The width of a branch's pooled tap."""
-    with torch.no_grad():
-        return branch.vector(torch.zeros(2, *branch.shapes[-1])).shape[1]

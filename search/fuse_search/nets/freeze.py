@@ -1,18 +1,17 @@
-"""How deep the branches are trained, epoch by epoch, and what that leaves frozen."""
+"""What of a merged network was never trained: a function of its inputs, cut off from the rest."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..data.layout import rows_of, settled
-from ..spec import Choice, Count, Depth
-from .branch import Branch
+from .branch import Branch, Stream
 
 if TYPE_CHECKING:
     from .merged import Merged
@@ -20,45 +19,22 @@ if TYPE_CHECKING:
 BLOCK = 32  # rows
 
 
-def at_once(depth: int, epoch: int) -> int:
-    """The whole depth is trained from the first epoch on."""
-    return depth
-
-
-def gradual(depth: int, epoch: int, *, every: Count = 1) -> int:
-    """Fusion and heads alone first, then one more stage every few epochs (Howard & Ruder 2018)."""
-    return min(depth, epoch // every)
-
-
-UNFREEZINGS = {"at_once": at_once, "gradual": gradual}
-
-
-def depths_at(
-    schedule: Choice, depth: Depth | dict[str, Depth], stages: dict[str, int], epoch: int
-) -> dict[str, int]:
-    """How many stages of each branch are trained in this epoch, at most all it has.
-
-    `stages` is how many stages each branch uses; `depth` is one for all or one for each by name.
-    """
-    found = {}
-    for name, count in stages.items():
-        wanted = depth[name] if isinstance(depth, dict) else depth
-        most = count if wanted == "all" else min(int(wanted), count)
-        found[name] = UNFREEZINGS[schedule.name](most, epoch, **schedule.options)
-    return found
-
-
 @dataclass(frozen=True)
 class Prefix:
     """A branch's lowest stages, which were never trained: a function of its input alone.
 
-    pooling: makes the tap a vector [B, D], where the prefix reaches so far.
+    pooling: what makes a tap smaller before anything trained sees it.
     """
 
     name: str
     branch: Branch
     stages: int
     pooling: nn.Module | None
+
+    @property
+    def stream(self) -> Stream:
+        """Where its values enter the tail."""
+        return self.name, self.stages
 
     @property
     def digest(self) -> str:
@@ -82,31 +58,46 @@ class Prefix:
 
     def _run(self, x: Tensor, start: int) -> Tensor:
         x = settled(self.branch.between(x, start, self.stages))
-        return settled(self.pooling(x).flatten(1)) if self.pooling and x.ndim > 2 else x
+        return settled(self.pooling(x)) if self.pooling else x
+
+
+def run(prefixes: Sequence[Prefix], x: Tensor, start: int = 0) -> list[Tensor]:
+    """The values of prefixes of one branch, the lowest first, in one pass.
+
+    Of an input, or of values above the lowest `start` stages.
+    """
+    found = []
+    for prefix in prefixes:
+        x, start = replace(prefix, pooling=None)(x, start), prefix.stages
+        found.append(prefix(x, start) if prefix.pooling else x)
+    return found
 
 
 class Tail(nn.Module):
-    """What of a merged network lies above prefixes; takes their values, or inputs, by branch."""
+    """What of a merged network lies above prefixes; takes their values, or inputs, by stream."""
 
-    def __init__(self, network: Merged, prefixes: Mapping[str, Prefix]) -> None:
+    def __init__(self, network: Merged) -> None:
         super().__init__()
         self.network = network
-        self.starts = {name: prefix.stages for name, prefix in prefixes.items()}
 
-    def forward(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self.network.above(values, self.starts)
+    def forward(self, values: Mapping[Stream, Tensor]) -> dict[Any, Tensor]:
+        return self.network.above(values)
 
 
-def split(network: Merged, depths: Mapping[str, int]) -> dict[str, Prefix]:
+def split(network: Merged, depths: Mapping[str, int]) -> dict[Stream, Prefix]:
     """The prefixes of the branches that read an input, when no more than `depths` was trained.
 
-    A branch without a frozen stage has none.
+    A branch without a frozen stage has none; else one up to each tap below the lowest stage that
+    was trained, and last one up to there. What is joined into a branch is never in its prefix.
     """
-    found = {}
+    found: dict[Stream, Prefix] = {}
     for name in network.topology.fed:
-        branch = network.branches[name]
-        stages = len(branch.stages) - depths[name]
-        if stages > 0:
-            pooling = network.topology.pooling(name) if depths[name] == 0 else None
-            found[name] = Prefix(name, branch, stages, pooling)
+        branch, taps = network.branches[name], network.topology.taps(name)
+        top = max(taps)
+        boundary = min(len(branch.stages) - depths[name], top)
+        below = {t: pooling for t, pooling in taps.items() if t < boundary or t == boundary == top}
+        if boundary:
+            below.setdefault(boundary, None)
+        prefixes = (Prefix(name, branch, t, pooling) for t, pooling in below.items())
+        found |= {prefix.stream: prefix for prefix in prefixes}
     return found

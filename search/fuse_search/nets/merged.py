@@ -3,57 +3,52 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..data import Data
 from ..errors import InputError, TrialError
-from ..spec import BranchSpec, Choice, TrialSpec
-from .branch import Branch, Entry
-from .freeze import depths_at
+from ..spec import BranchSpec, Choice, TrialSpec, of_branch
+from .branch import Branch, Entry, Stream
 from .networks import NETWORKS, build_network
 from .stages import find_stages
-from .topology import TOPOLOGIES, Cascade, Ensemble, Parallel
+from .tasks import TASKS
+from .topology import TOPOLOGIES, Ensemble, Joins
 from .trace import flop_counter
+from .unfreeze import at_most, deepest, depths_at
 from .weights import load_weights, preprocessing, solo
 
 State = Mapping[str, Tensor]
 
 
-class Number(nn.Module):
-    """The head of a regression task: [B, F] to numbers [B] in the target's own unit."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, features: int, mean: float, std: float) -> None:
-        super().__init__()
-        self.linear = nn.Linear(features, 1)
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("std", torch.tensor(std))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.linear(features).squeeze(1).float() * self.std + self.mean
-
-
 class Merged(nn.Module):
     """Branches, a topology and a head for each task.
 
-    `forward` takes inputs by name ([B, C, H, W] in [0, 1] or [B, D]) and gives outputs by task:
-    logits [B, classes] or numbers [B].
+    `forward` takes inputs by name ([B, C, H, W] in [0, 1] or [B, D]) and gives outputs by task, as
+    nets/tasks.py has them.
     """
 
     def __init__(
-        self, topology: Parallel | Cascade, heads: dict[str, nn.Module], dropout: float
+        self,
+        topology: Joins,
+        heads: dict[str, nn.Module],
+        dropout: float,
+        auxiliary: Mapping[str, dict[str, nn.Module]] = MappingProxyType({}),
     ) -> None:
+        """`auxiliary`: by branch a head for each task on its tap alone, for training."""
         super().__init__()
         self.topology = topology
         self.dropout = nn.Dropout(dropout)
         # lists, because a ModuleDict can't hold a task or a branch called `type` or `values`
         self.tasks, self.heads = tuple(heads), nn.ModuleList(heads.values())
+        own = [nn.ModuleList(of.values()) for of in auxiliary.values()]
+        self.judged = tuple(auxiliary)
+        self.auxiliary: list[list[nn.Module]] = nn.ModuleList(own)  # type: ignore[assignment]
 
     @property
     def branches(self) -> dict[str, Branch]:
@@ -61,35 +56,54 @@ class Merged(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         branches = self.branches
-        return self.above({n: inputs[branches[n].input] for n in self.topology.fed}, {})
+        return self.above({(n, 0): inputs[branches[n].input] for n in self.topology.fed})
 
-    def above(self, values: Mapping[str, Tensor], starts: Mapping[str, int]) -> dict[str, Tensor]:
-        """Outputs by task of what the branches read, each from above its lowest `starts` stages."""
-        features = self.dropout(self.topology(values, starts))
-        return {task: head(features) for task, head in zip(self.tasks, self.heads, strict=True)}
+    def above(self, values: Mapping[Stream, Tensor]) -> dict[Any, Tensor]:
+        """Outputs by task of what the branches read.
+
+        In training also by (task, branch), of each branch alone, where it has auxiliary heads.
+        `values`: of each branch its input, or the value above so many of its lowest stages and
+        those of the taps below.
+        """
+        joined = self.topology(values)
+        features, found = self.dropout(joined.features), dict[Any, Tensor]()
+        for task, head in zip(self.tasks, self.heads, strict=True):
+            found[task] = head(features)
+        for name, heads in zip(self.judged, self.auxiliary, strict=True) if self.training else ():
+            own = self.dropout(joined.own[name])
+            for task, head in zip(self.tasks, heads, strict=True):
+                found[task, name] = head(own)
+        return found
 
     def flops(self) -> float:
-        """Floating-point operations of one forward pass of one row.
+        """Floating-point operations of one forward pass of one row, without auxiliary heads.
 
         Those of a branch that reads an input are known since its stages were found.
         """
-        fed = {name: self.branches[name] for name in self.topology.fed}
-        device = next(self.parameters()).device
-        taps = {n: torch.zeros(2, *b.shapes[-1], device=device) for n, b in fed.items()}
+        device, known, values = next(self.parameters()).device, 0.0, {}
+        for name in self.topology.fed:
+            branch, taps = self.branches[name], self.topology.taps(name)
+            known += sum(branch.flops[: max(taps)])
+            for tap in taps:
+                values[name, tap] = torch.zeros(2, *branch.shapes[tap - 1], device=device)
         mode = self.training
         self.eval()
         with torch.no_grad(), flop_counter() as counter:
-            self.above(taps, {name: len(branch.stages) for name, branch in fed.items()})
+            self.above(values)
         self.train(mode)
-        return sum(sum(b.flops) for b in fed.values()) + counter.get_total_flops() / 2
+        return known + counter.get_total_flops() / 2
 
-    def depths(self, spec: TrialSpec, epoch: int) -> dict[str, int]:
-        """How many stages of each branch the spec trains in this epoch."""
-        stages = {name: len(branch.stages) for name, branch in self.branches.items()}
-        return depths_at(spec.unfreeze.schedule, spec.unfreeze.depth, stages, epoch)
+    @property
+    def stages(self) -> dict[str, int]:
+        """How many stages each branch uses."""
+        return {name: len(branch.stages) for name, branch in self.branches.items()}
+
+    def deepest(self, spec: TrialSpec) -> dict[str, int]:
+        """How many stages of each branch the spec trains at most."""
+        return deepest(at_most(spec.unfreeze, self.stages, spec.train.epochs))
 
     def trained(self, spec: TrialSpec) -> list[nn.Parameter]:
-        """The parameters that the spec trains in some epoch."""
+        """The parameters that the spec trains in some epoch, or may train."""
         frozen = self._never_trained(spec)
         return [p for p in self.parameters() if id(p) not in frozen]
 
@@ -100,17 +114,19 @@ class Merged(nn.Module):
         return {name: t.detach() for name, t in state.items() if id(t) not in frozen}
 
     def _never_trained(self, spec: TrialSpec) -> set[int]:
-        """The id of each parameter and buffer in stages that are frozen in every epoch."""
-        every = [self.depths(spec, epoch) for epoch in range(spec.train.epochs)]
-        found = set()
+        """The id of each parameter and buffer in stages that no epoch can reach."""
+        depths, found = self.deepest(spec), set()
         for name, branch in self.branches.items():
-            frozen = branch.stages[: len(branch.stages) - max(depths[name] for depths in every)]
+            frozen = branch.stages[: len(branch.stages) - depths[name]]
             found |= {id(t) for t in (*frozen.parameters(), *frozen.buffers())}
         return found
 
-    def unfreeze(self, spec: TrialSpec, epoch: int) -> dict[str, int]:
-        """Train as many stages of each branch as the spec says for this epoch, and return them."""
-        depths = self.depths(spec, epoch)
+    def unfreeze(self, spec: TrialSpec, losses: Sequence[float]) -> dict[str, int]:
+        """Train as many stages of each branch as the spec says, and return how many.
+
+        In the epoch after those with these mean validation losses.
+        """
+        depths = depths_at(spec.unfreeze, self.stages, losses)
         for name, branch in self.branches.items():
             branch.unfreeze(depths[name])
         return depths
@@ -143,16 +159,24 @@ def build(spec: TrialSpec, data: Data, states: Mapping[str, State] | None = None
 def join(spec: TrialSpec, data: Data, branches: dict[str, Branch]) -> Merged:
     """Join branches that are built by the spec's topology and put a head on for each task."""
     with seeded(spec.seed, "topology"):
-        choice = spec.merge.topology
-        topology = TOPOLOGIES[choice.name](branches, **choice.options)
-        heads = {task: _head(topology.out_features, task, spec, data) for task in spec.tasks}
-    return Merged(topology, heads, spec.train.dropout)
+        choice, drop = spec.merge.topology, spec.merge.branch_dropout
+        topology = TOPOLOGIES[choice.name](branches, drop, **choice.options)
+        heads = _heads(topology.out_features, spec, data)
+    auxiliary = {}
+    if spec.losses.auxiliary:
+        with seeded(spec.seed, "auxiliary"):
+            auxiliary = {n: _heads(topology.widths[n], spec, data) for n in topology.names}
+    return Merged(topology, heads, spec.train.dropout, auxiliary)
 
 
-def build_ensemble(spec: TrialSpec, members: Mapping[str, nn.Module]) -> Ensemble:
+def build_ensemble(spec: TrialSpec, data: Data, members: Mapping[str, nn.Module]) -> Ensemble:
     """Build the ensemble of members that map inputs by name to outputs by task."""
-    kinds = {task: about.type == "classification" for task, about in spec.tasks.items()}
-    return Ensemble(members, kinds, **spec.merge.topology.options)
+    tasks = {}
+    with seeded():
+        for task, head in _heads(1, spec, data).items():
+            kind = TASKS[spec.tasks[task].type]
+            tasks[task] = (kind, tuple(kind.probabilities(head(torch.zeros(1, 1))).shape[1:]))
+    return Ensemble(members, tasks, **spec.merge.topology.options)
 
 
 def build_branch(name: str, spec: TrialSpec, data: Data, state: State | None = None) -> Branch:
@@ -174,12 +198,16 @@ def build_branch(name: str, spec: TrialSpec, data: Data, state: State | None = N
 
 
 def tapped(branch: Branch, name: str, spec: TrialSpec) -> Branch:
-    """The branch itself, cut off above the spec's tap. Raises TrialError when it has none there."""
-    tap = spec.merge.tap
+    """The branch itself, cut off above the spec's highest tap.
+
+    Raises:
+        TrialError: it has too few stages.
+        InputError: it has no module of this name.
+    """
     try:
-        return branch.cut(tap[name] if isinstance(tap, dict) else tap)
-    except TrialError as error:
-        raise TrialError(f"branch {name}: {error}") from None
+        return branch.cut(of_branch(spec.merge.tap, name))
+    except (TrialError, InputError) as error:
+        raise type(error)(f"branch {name}: {error}") from None
 
 
 def _entry(branch: BranchSpec, data: Data) -> Entry:
@@ -202,11 +230,10 @@ def _start(branch: BranchSpec) -> Choice:
     return solo(**branch.weights.options).start if branch.weights.name == "solo" else branch.weights
 
 
-def _head(features: int, task: str, spec: TrialSpec, data: Data) -> nn.Module:
-    target = data.targets[task]
-    if spec.tasks[task].type == "classification":
-        assert target.classes is not None
-        return nn.Linear(features, len(target.classes))
-    values = target.values[data.splits["train"]].float()
-    spread = values.std(correction=min(1, len(values) - 1))  # of one row there is none
-    return Number(features, float(values.mean()), float(spread.clamp_min(1e-12)))
+def _heads(features: int, spec: TrialSpec, data: Data) -> dict[str, nn.Module]:
+    """A new head for each task."""
+    train = data.splits["train"]
+    return {
+        task: TASKS[about.type].head(features, data.targets[task], train)
+        for task, about in spec.tasks.items()
+    }

@@ -34,6 +34,7 @@ class Chain(nn.Module):
         pool: nn.Module,
         shapes: list[tuple[int, ...]],
         flops: list[int],
+        ends: dict[str, int],
     ):
         super().__init__()
         self.stages = nn.ModuleList(stages)
@@ -42,6 +43,8 @@ class Chain(nn.Module):
         """The shape of each stage's output for the example, without the batch dimension."""
         self.flops = flops
         """Floating-point operations of each stage's forward pass, per sample."""
+        self.ends = ends
+        """How many stages there are up to the one in which each module ends, by its name."""
 
     def forward(self, x: Tensor) -> Tensor:
         for stage in self.stages:
@@ -69,7 +72,19 @@ def find_stages(
         pool=_module(network, steps, end, len(steps)) if end < len(steps) else nn.Identity(),
         shapes=[tuple(steps[b - 1].shape[1:]) for _, b in blocks],
         flops=[_flops(steps, a, b) // example_input.shape[0] for a, b in blocks],
+        ends=_ends(network, steps, blocks),
     )
+
+
+def _ends(network: nn.Module, steps: list[Step], blocks: list[Block]) -> dict[str, int]:
+    """In which stage, counted from one, each module that is run ends; pooling is in the last."""
+    found: dict[str, int] = {}
+    for i, step in enumerate(steps):
+        stage = next((n for n, (_, end) in enumerate(blocks, start=1) if i < end), len(blocks))
+        found |= {".".join(step.path[:depth]): stage for depth in range(1, 1 + len(step.path))}
+    for name, _ in network.named_modules():  # those inside one that was not looked into
+        found.setdefault(name, found.get(name.rpartition(".")[0], 0))
+    return {name: found[name] for name, _ in network.named_modules() if found[name]}
 
 
 def channels_last(shape: Sequence[int]) -> bool:

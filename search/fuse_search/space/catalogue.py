@@ -1,8 +1,9 @@
 """What the registries hold, read from their source text.
 
 A space is checked without importing torch, which takes seconds. A registry is one literal dict
-in the file that implements its entries, and an entry's options are its keyword-only parameters,
-so both can be read from the syntax tree. A test holds this against the imported registries.
+in the file that implements its entries, or imports them from files beside it, and an entry's
+options are its keyword-only parameters, so both can be read from the syntax tree. A test holds
+this against the imported registries.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ REGISTRIES = {
     "sources": ("data/sources.py", "SOURCES"),
     "networks": ("nets/networks.py", "NETWORKS"),
     "weights": ("nets/weights.py", "WEIGHTS"),
-    "topologies": ("nets/topology.py", "TOPOLOGIES"),
-    "fusions": ("nets/fusion.py", "FUSIONS"),
-    "unfreezings": ("nets/freeze.py", "UNFREEZINGS"),
-    "weightings": ("train/losses.py", "WEIGHTINGS"),
+    "topologies": ("nets/topology/__init__.py", "TOPOLOGIES"),
+    "fusions": ("nets/fusions/__init__.py", "FUSIONS"),
+    "unfreezings": ("nets/unfreeze.py", "UNFREEZINGS"),
+    "weightings": ("train/weightings.py", "WEIGHTINGS"),
     "optimizers": ("train/optim.py", "OPTIMIZERS"),
     "schedules": ("train/optim.py", "SCHEDULES"),
+    "policies": ("data/policies.py", "POLICIES"),
     "classification": ("train/metrics.py", "CLASSIFICATION"),
+    "multilabel": ("train/metrics.py", "MULTILABEL"),
     "regression": ("train/metrics.py", "REGRESSION"),
+    "ordinal": ("train/metrics.py", "ORDINAL"),
     "samplers": ("study/samplers.py", "SAMPLERS"),
     "pruners": ("study/samplers.py", "PRUNERS"),
 }
@@ -54,15 +58,20 @@ class Entry:
     free: Any = None
 
 
-@cache
+ADDED: dict[str, dict[str, Entry]] = {}
+"""The entries that the plugins in use add to each registry; `plugins.use` fills it."""
+
+
 def entries(registry: str) -> dict[str, Entry]:
     """The entries of a registry by name."""
+    return _own(registry) | ADDED.get(registry, {})
+
+
+@cache
+def _own(registry: str) -> dict[str, Entry]:
     file, variable = REGISTRIES[registry]
-    tree = _tree(file)
-    defined = {
-        node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
-    }
-    return {name: _entry(defined[target]) for name, target in _literal(tree, variable).items()}
+    table = _literal(_tree(file), variable)
+    return {name: _entry(_definition(file, target)) for name, target in table.items()}
 
 
 def names(registry: str) -> list[str]:
@@ -117,8 +126,21 @@ def _torchvision() -> Path:
     return Path(found.submodule_search_locations[0])
 
 
+@cache
 def _tree(file: str) -> ast.Module:
     return ast.parse((Path(spec.__file__).parent / file).read_text(encoding="utf-8"))
+
+
+def _definition(file: str, name: str) -> ast.FunctionDef | ast.ClassDef:
+    """The function or class of this name in a file, or in the one beside it that it comes from."""
+    for node in _tree(file).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            return node
+        if isinstance(node, ast.ImportFrom) and (
+            node.level == 1 and name in (alias.name for alias in node.names)
+        ):
+            return _definition(f"{file.rpartition('/')[0]}/{node.module}.py", name)
+    raise LookupError(f"{file} has no {name}")
 
 
 def _literal(tree: ast.Module, variable: str) -> dict[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
+from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,7 +18,7 @@ from .document import Document, Key
 from .domains import DOMAINS, Domain, FloatRange, IntRange, Simplex, Subset
 
 # Every trial must see the same rows, tasks and starting networks.
-FIXED = ("study", "seed", "data", "tasks", "branches", "solo", "search")
+FIXED = ("study", "seed", "data", "tasks", "branches", "solo", "search", "limits")
 
 MOST = 2**53  # whole numbers beyond are no longer exact as floats, and no machine has so much
 
@@ -27,7 +29,9 @@ _adapter = cache(TypeAdapter)  # it is slow to make
 
 
 def unpack(annotation: Any) -> tuple[Any, Pick | OneOf | PerBranch | None]:
-    """The type without its marker, and the marker if it has one."""
+    """The type without its marker, and the marker if it has one; `X | None` as X."""
+    if nullable(annotation):
+        return unpack(get_args(annotation)[0])
     if get_origin(annotation) is Annotated:
         for marker in get_args(annotation)[1:]:
             if isinstance(marker, Pick | OneOf | PerBranch):
@@ -35,27 +39,69 @@ def unpack(annotation: Any) -> tuple[Any, Pick | OneOf | PerBranch | None]:
     return annotation, None
 
 
+def nullable(annotation: Any) -> bool:
+    """Whether this is `X | None` where X has a marker, so that null may stand there."""
+    inner = get_args(annotation)
+    return inner[1:] == (NoneType,) and unpack(inner[0])[1] is not None
+
+
 def is_domain(raw: Any) -> bool:
     """Whether this is written as a domain: a mapping whose `type` is one of theirs."""
     return isinstance(raw, dict) and isinstance(raw.get("type"), str) and raw["type"] in DOMAINS
 
 
+def item_type(annotation: Any) -> Any:
+    """The type of the entries of a list, where this leaf may hold one; None: it may not."""
+    if get_origin(annotation) is tuple:
+        return get_args(annotation)[0]
+    inner = get_args(annotation)
+    inner = inner[:1] if get_origin(annotation) is Annotated else inner
+    return next(filter(None, map(item_type, inner)), None)
+
+
 def check_value(document: Document, annotation: Any, raw: Any, key: Key) -> Any:
     """The plain value as its type wants it; what is wrong with it is noted in the document."""
-    if isinstance(raw, float) and not math.isfinite(raw):
+    if not all(math.isfinite(item) for item in _items(raw) if isinstance(item, float)):
         document.problem(key, "must be finite", found=raw)
-    elif isinstance(raw, int) and abs(raw) > MOST:
+    elif any(abs(item) > MOST for item in _items(raw) if isinstance(item, int)):
         document.problem(key, f"must be at most {MOST} in size", found=raw)
     elif isinstance(raw, dict) and "type" in raw:
         hint, found = nearest(raw["type"], DOMAINS), raw["type"]
         document.problem((*key, "type"), "no such type of domain", hint, found=found)
     else:
         try:
-            return _adapter(annotation).validate_python(raw, strict=True)
+            return _adapter(annotation).validate_python(_as_tuple(raw), strict=True)
         except ValidationError as error:
-            rules = dict.fromkeys(_rule(detail) for detail in error.errors())
-            document.problem(key, " or ".join(rules), found=raw)
+            document.problem(key, _rules(error.errors()), found=raw)
     return raw
+
+
+def _items(raw: Any) -> Iterator[Any]:
+    """What stands in lists in lists, or the value itself."""
+    if isinstance(raw, list):
+        for item in raw:
+            yield from _items(item)
+    else:
+        yield raw
+
+
+def _as_tuple(raw: Any) -> Any:
+    return tuple(map(_as_tuple, raw)) if isinstance(raw, list) else raw
+
+
+def _rules(details: list[ErrorDetails]) -> str:
+    """What is wrong with a value that may be of several types.
+
+    One of the right type that breaks a rule hears of that alone, and not of the other types. A list
+    is not too short because its entries are wrong.
+    """
+    long = [
+        d for d in details if d["type"] == "too_short" and len(d["input"]) >= d["ctx"]["min_length"]
+    ]
+    details = [detail for detail in details if detail not in long]
+    of_type = [d for d in details if d["type"].endswith("_type") or d["type"] == "literal_error"]
+    rules = [detail for detail in details if detail not in of_type] or details
+    return " or ".join(dict.fromkeys(map(_rule, rules)))
 
 
 def check_names(document: Document, marker: OneOf, known: Tables, raw: Any, key: Key) -> Any:
@@ -174,6 +220,8 @@ def _rule(detail: ErrorDetails) -> str:
     if detail["type"] == "string_pattern_mismatch":
         return "must be up to 64 letters, digits, . - and _, and begin with a letter or digit"
     if detail["type"] == "too_short":
-        return "must not be empty"
+        least = detail["ctx"]["min_length"]
+        return "must not be empty" if least == 1 else f"must have at least {least} items"
     text = detail["msg"].removeprefix("Value error, ")
-    return (text[:1].lower() + text[1:]).replace("input should", "must")
+    text = (text[:1].lower() + text[1:]).replace("input should", "must")
+    return text.replace("a valid tuple", "a list")

@@ -14,16 +14,26 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic_core import PydanticUndefined
 
 from ..errors import nearest
-from ..spec import Choice, OneOf, PerBranch, Pick, Record, Search, TrialSpec
+from ..spec import Choice, Limits, OneOf, PerBranch, Pick, Record, Search, TrialSpec
 from . import catalogue, rules
 from .catalogue import REQUIRED
 from .document import Document, Key, read_document
 from .domains import DOMAINS, Categorical, IntRange
-from .fit import check_domain, check_names, check_value, is_domain, parse_domain, unpack
+from .fit import (
+    check_domain,
+    check_names,
+    check_value,
+    is_domain,
+    item_type,
+    nullable,
+    parse_domain,
+    unpack,
+)
 from .tree import Space, label, searched
 
 MOST_ENTRIES = 64  # branches, and tasks
 TYPE = "type"  # tells a domain from a table of branches, so that no branch can be called so
+SCHEDULES = "unfreezings"  # may stand where a table of branches may, so neither can they
 
 
 def read_space(file: str | Path, overrides: Iterable[str] = ()) -> Space:
@@ -36,13 +46,15 @@ def read_space(file: str | Path, overrides: Iterable[str] = ()) -> Space:
     document = read_document(file, overrides)
     reader = _Reader(document)
     raw = dict(document.value)
-    raw_search = raw.pop("search", {})
-    tree = reader.record(TrialSpec, raw, (), also=("search",))
-    search = reader.record(Search, raw_search, ("search",))
-    rules.check(document, tree | {"search": search})
+    sections = {name: raw.pop(name, {}) for name in ("search", "limits")}
+    tree = reader.record(TrialSpec, raw, (), also=tuple(sections))
+    search = reader.record(Search, sections["search"], ("search",))
+    limits = reader.record(Limits, sections["limits"], ("limits",))
+    rules.check(document, tree | {"search": search, "limits": limits})
     document.raise_problems()
     tree["solo"] = _solo(raw.get("solo", {}), tree["solo"], tree["train"])
-    return Space(str(file), tree, Search.model_validate(search), overrides, document)
+    found = Search.model_validate(search), Limits.model_validate(limits)
+    return Space(str(file), tree, *found, overrides, document)
 
 
 def _solo(given: dict[str, Any], solo: dict[str, Any], train: dict[str, Any]) -> dict[str, Any]:
@@ -94,6 +106,8 @@ class _Reader:
     def value(self, annotation: Any, raw: Any, key: Key) -> Any:
         """Check the value at `key` against a type of spec.py, whatever kind of type it is."""
         base, marker = unpack(annotation)
+        if raw is None and nullable(annotation):
+            return None
         if isinstance(marker, PerBranch):
             return self.per_branch(marker, raw, key)
         if isinstance(base, type) and issubclass(base, Record):
@@ -107,6 +121,8 @@ class _Reader:
             return self.choice(marker, raw, key)
         if isinstance(marker, OneOf):
             return check_names(self.document, marker, self.known, raw, key)
+        if isinstance(raw, list) and any(map(is_domain, raw)) and (item := item_type(base)):
+            return tuple(self.value(item, each, (*key, i)) for i, each in enumerate(raw))
         return check_value(self.document, annotation, raw, key)
 
     def table(self, model: type[Record], raw: Any, key: Key) -> dict[str, Any]:
@@ -121,7 +137,7 @@ class _Reader:
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):
                 rule = "a name is up to 64 letters, digits, - and _, and begins with a letter"
                 self.document.problem((*key, name), rule, found=name)
-            elif key == ("branches",) and name == TYPE:
+            elif key == ("branches",) and name in (TYPE, *catalogue.names(SCHEDULES)):
                 self.document.problem((*key, name), "no branch can have this name")
         if key == ("branches",):  # `conv3x3:` alone is the network of that name
             raw = {
@@ -135,14 +151,16 @@ class _Reader:
 
     def per_branch(self, marker: PerBranch, raw: Any, key: Key) -> Any:
         """One value (or domain) for all branches, or one for each by name."""
+        branches = self.known["branches"]
         if not isinstance(raw, dict) or TYPE in raw:
             return self.value(marker.leaf, raw, key)
-        branches = self.known["branches"]
+        if isinstance(unpack(marker.leaf)[1], Pick) and len(raw) == 1 and not {*raw} & {*branches}:
+            return self.value(marker.leaf, raw, key)  # an entry with its options
         for name in raw if branches else ():
             if name not in branches:
                 self.document.problem((*key, name), "no such branch", nearest(name, branches))
         section, field = (str(part) for part in key)
-        default = getattr(TrialSpec.model_fields[section].default, field)
+        default = _as_written(getattr(TrialSpec.model_fields[section].default, field))
         return {
             name: self.value(marker.leaf, raw.get(name, default), (*key, name)) for name in branches
         }

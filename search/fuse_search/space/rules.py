@@ -15,6 +15,9 @@ from .domains import Categorical, Domain, FloatRange, IntRange, Simplex
 
 MOST_VALUES = 1000  # of one axis of a grid
 TAKEN = ("solo", "artifacts", "cache", "mlflow.db")  # by the results folder
+WITH_CLASSES = ("classification", "multilabel", "ordinal")
+OBJECTIVES = ("kappa", "accuracy", "macro_f1", "r2")
+"""The first that all tasks have is maximised by default; where there is none, loss is minimised."""
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -51,6 +54,9 @@ def domains(part: Any, key: Key = ()) -> Iterator[tuple[Key, Domain]]:
     elif isinstance(part, dict):
         for name, inner in part.items():
             yield from domains(inner, key if name == "*" else (*key, name))
+    elif isinstance(part, tuple):
+        for i, inner in enumerate(part):
+            yield from domains(inner, (*key, i))
 
 
 def _folder(document: Document, tree: dict[str, Any]) -> None:
@@ -74,15 +80,24 @@ def _file_names(document: Document, tree: dict[str, Any]) -> None:
             document.problem(key, rule, found=name)
 
 
+def _task_types(document: Document, tree: dict[str, Any]) -> None:
+    for name, task in tree["tasks"].items():
+        for key, types in (("order", ("ordinal",)), ("classes", WITH_CLASSES)):
+            if task[key] is not None and task["type"] not in types:
+                rule = f"has no meaning for {task['type']}"
+                document.problem(("tasks", name, key), rule, found=task[key])
+
+
 def _objective(document: Document, tree: dict[str, Any]) -> None:
     search, known = tree["search"], metric_names(tree["tasks"])
     if search["maximize"] and search["minimize"]:
         found = {way: search[way] for way in ("maximize", "minimize")}
         document.problem(("search",), "give maximize or minimize, not both", found=found)
     if not search["maximize"] and not search["minimize"]:
-        default = next(m for m in ("mean_accuracy", "mean_r2") if m in known)
-        mixed = len({task["type"] for task in tree["tasks"].values()}) > 1
-        search["minimize" if mixed else "maximize"] = "loss" if mixed else default
+        types = [catalogue.entries(task["type"]) for task in tree["tasks"].values()]
+        shared = [metric for metric in OBJECTIVES if all(metric in type for type in types)]
+        search["maximize"] = f"mean_{shared[0]}" if shared else None
+        search["minimize"] = None if shared else "loss"
     for way in ("maximize", "minimize"):
         if search[way] and search[way] not in known:
             hint = nearest(search[way], known)
@@ -132,6 +147,14 @@ def _fixed_weights(document: Document, tree: dict[str, Any]) -> None:
             document.problem(("losses", "weights"), rule, found=choice.options)
 
 
+def _mixing(document: Document, tree: dict[str, Any]) -> None:
+    for section in ("train", "solo"):
+        train = tree[section]
+        if train["batch_size"] == 1 and (train["mixup"] != 0 or train["cutmix"] != 0):
+            rule = "must be at least 2 for mixup and cutmix, which mix a batch's rows"
+            document.problem((section, "batch_size"), rule, found=1)
+
+
 def _grid(document: Document, tree: dict[str, Any]) -> None:
     if tree["search"]["sampler"].name != "grid":
         return
@@ -151,10 +174,12 @@ def _grid(document: Document, tree: dict[str, Any]) -> None:
 RULES: dict[Callable[[Document, dict[str, Any]], None], tuple[Key, ...]] = {
     _folder: (("study",),),
     _file_names: (("study",), ("tasks",), ("branches",)),
+    _task_types: (("tasks",),),
     _objective: (("tasks",), ("search", "maximize"), ("search", "minimize")),
     _files: (),
     _folder_of_images: (("data",),),
     _fixed_weights: (("tasks",), ("losses",)),
     _pruner: (("search", "pruner"), ("train",)),
+    _mixing: (("train",), ("solo",)),
     _grid: (("search", "sampler"), ("merge",), ("unfreeze",), ("losses",), ("train",)),
 }

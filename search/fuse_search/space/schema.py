@@ -6,14 +6,15 @@ from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter
 
-from ..spec import OneOf, PerBranch, Pick, Record, Search, TaskSpec, TrialSpec
+from ..spec import Limits, OneOf, PerBranch, Pick, Record, Search, TaskSpec, TrialSpec
 from . import catalogue
 from .catalogue import REQUIRED
 from .domains import Categorical, FloatRange, IntRange, Simplex, Subset
-from .fit import FIXED, unpack
+from .fit import FIXED, nullable, unpack
 from .read import field_type
 
 Schema = dict[str, Any]
+LIMITS = (Limits.__doc__ or "").strip()
 
 
 def json_schema() -> Schema:
@@ -22,7 +23,11 @@ def json_schema() -> Schema:
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "A space of merged networks",
         **_record(
-            TrialSpec, also={"search": {**_record(Search), "description": "How it is searched."}}
+            TrialSpec,
+            also={
+                "search": {**_record(Search, fixed=True), "description": "How it is searched."},
+                "limits": {**_record(Limits, fixed=True), "description": LIMITS},
+            },
         ),
         "definitions": {
             **{
@@ -42,7 +47,7 @@ def json_schema() -> Schema:
 def _record(model: type[Record], also: Schema | None = None, *, fixed: bool = False) -> Schema:
     properties: Schema = {}
     for name, field in model.model_fields.items():
-        searched = not fixed and name not in FIXED and model is not Search
+        searched = not fixed and name not in FIXED
         described = {"description": field.description} if field.description else {}
         properties[name] = {**_value(field_type(field), searched), **described}
     required = [name for name, field in model.model_fields.items() if field.is_required()]
@@ -70,6 +75,11 @@ def _value(annotation: Any, searched: bool) -> Schema:
         plain = {"anyOf": [names, {"type": "string"}]}
     else:
         plain = TypeAdapter(annotation).json_schema()
+        for array in (plain, *plain.get("anyOf", ())) if searched else ():
+            if "items" in array:
+                array["items"] = {"anyOf": [array["items"], *_domains(None, array["items"])]}
+    if nullable(annotation):
+        plain = {"anyOf": [plain, {"type": "null"}]}
     return {"anyOf": [plain, *_domains(marker, plain)]} if searched else plain
 
 

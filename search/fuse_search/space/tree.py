@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError
-from ..spec import Choice, Search
+from ..spec import Choice, Limits, Search
 from .document import Document, Key, quote
 from .domains import Categorical, Domain
 
@@ -19,6 +19,7 @@ class Space:
     file: str
     tree: dict[str, Any]
     search: Search
+    limits: Limits = field(default_factory=Limits)
     overrides: tuple[str, ...] = ()
     document: Document = field(default_factory=lambda: Document(""), repr=False, compare=False)
 
@@ -36,7 +37,8 @@ class Space:
         How many trials there shall be isn't among them: that may grow.
         """
         search = {n: v for n, v in self.search.model_dump().items() if n != "trials"}
-        return dict(_leaves({**self.tree, "search": search}, ""))
+        limits = self.limits.model_dump(exclude_none=True)
+        return dict(_leaves({**self.tree, "search": search, "limits": limits}, ""))
 
     def refuse_other(self, begun: dict[str, str]) -> None:
         """Raise InputError unless a study that was begun with these leaves can go on with this."""
@@ -60,7 +62,9 @@ def searched(value: Any) -> bool:
         return True
     if isinstance(value, Choice):
         return searched(value.options)
-    return isinstance(value, dict) and any(searched(item) for item in value.values())
+    if isinstance(value, tuple):
+        return any(map(searched, value))
+    return isinstance(value, dict) and any(map(searched, value.values()))
 
 
 def label(value: Any) -> str | int | float | bool | None:
@@ -84,6 +88,9 @@ def _leaves(part: Any, name: str) -> Iterator[tuple[str, str]]:
     elif isinstance(part, dict):
         for key, value in part.items():
             yield from _leaves(value, f"{name}.{key}".strip(".*"))
+    elif isinstance(part, tuple) and searched(part):
+        for i, value in enumerate(part):
+            yield from _leaves(value, f"{name}.{i}")
     elif isinstance(part, Domain):
         body = part.model_dump(exclude_defaults=True, exclude={"type"})
         yield name, f"{part.type} {quote(body, limit=10_000)}"

@@ -8,7 +8,7 @@ from ..tally import Row
 from .claim import Claim
 from .opening import attributes, open_study
 from .samplers import PRUNERS, SAMPLERS
-from .storage import storage_url
+from .storage import open_storage, storage_url
 from .study import Study
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Row",
     "Study",
     "attributes",
+    "open_storage",
     "open_study",
     "storage_url",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,13 +9,8 @@ from typing import Any, TypeVar
 
 from optuna.storages import BaseStorage
 
-from ..errors import StoreUnreachable, masked, warn
-
-PATIENCE = 600.0
-"""Seconds after which a storage that can't be reached is given up."""
-PAUSES = (0.1, 5.0)
-"""Seconds before the second attempt, and the most between two; they double."""
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+from ..errors import masked, warn
+from ..patience import again, passing
 
 T = TypeVar("T")
 
@@ -30,8 +23,8 @@ class Patient:
     """
 
     def __init__(self, storage: BaseStorage, url: str) -> None:
-        self._storage, self._url = storage, url
-        self._patience = PATIENCE
+        self._storage, self._name = storage, f"the study's storage {masked(url)}"
+        self._at_once = False
         self.say: Callable[[str], object] = warn
         """Told once when it has been away for a while."""
         self._held: dict[str, Any] | None = None
@@ -48,38 +41,27 @@ class Patient:
             self._held[key] = value
 
     def again(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
-        """What `call` gives; made again, with longer and longer pauses, while it is away.
+        """What `call` gives; made again while the storage is away.
 
         Raises:
-            StoreUnreachable: it was away for `PATIENCE` seconds.
+            StoreUnreachable: it was away for too long.
         """
-        since, pause = None, PAUSES[0]
-        while True:
-            try:
-                return call(*args, **options)
-            except Exception as fault:
-                if not _away(fault):
-                    raise
-                since = since or time.monotonic()
-                if time.monotonic() - since >= self._patience:
-                    reason = masked(str(fault.__cause__ or fault)).splitlines()[0]
-                    raise StoreUnreachable(
-                        f"the study's storage {masked(self._url)} could not be reached for "
-                        f"{self._patience / 60:.0f} minutes: {reason}"
-                    ) from None  # its cause may show the address as it is
-            time.sleep(pause)
-            if pause < PAUSES[1] <= 2 * pause:
-                self.say(f"the study's storage {masked(self._url)} is away; waiting for it")
-            pause = min(2 * pause, PAUSES[1])
+        return again(
+            partial(call, *args, **options),
+            passing,
+            self._name,
+            lambda: self.say(f"{self._name} is away; waiting for it"),
+            at_once=self._at_once,
+        )
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Within, a storage that is away is told at once by StoreUnreachable."""
-        self._patience = 0.0
+        self._at_once = True
         try:
             yield
         finally:
-            self._patience = PATIENCE
+            self._at_once = False
 
     @contextmanager
     def held(self) -> Iterator[dict[str, Any]]:
@@ -90,25 +72,3 @@ class Patient:
             yield held
         finally:
             self._held = None
-
-
-def _away(fault: BaseException) -> bool:
-    """Whether the storage was away, busy or full, so that it may work later.
-
-    Optuna wraps what a database driver raised, and may have gone on after it: the reason is
-    somewhere along the chain.
-    """
-    from sqlalchemy import exc  # slow to import, and a journal needs none of it before this
-
-    if isinstance(fault, StoreUnreachable):  # somebody has waited for it already
-        return False
-    link: BaseException | None = fault
-    while link:
-        if isinstance(link, exc.OperationalError | exc.InterfaceError | exc.TimeoutError):
-            return "readonly database" not in str(link)
-        if isinstance(link, ConnectionError | TimeoutError):
-            return True
-        if isinstance(link, OSError) and link.errno in FULL:
-            return True
-        link = link.__cause__ or link.__context__
-    return False

@@ -14,7 +14,8 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import exc
 
-from ..errors import InputError, masked
+from ..errors import InputError, StoreAway, masked
+from ..patience import passing
 from .patience import Patient
 
 TAIL = 1 << 12  # bytes in which the begin of the last line is looked for
@@ -97,14 +98,15 @@ def storage_url(results: Path, study: str) -> str:
 
 
 def open_storage(url: str) -> Patient:
-    """The storage of this URL. Raises InputError when it can't be opened."""
+    """The storage of this URL. Raises InputError when it can't be opened, StoreAway for now."""
     try:
         storage = _journal(url) if url.startswith("journal://") else _database(url)
     except InputError:
         raise
     except Exception as error:  # whatever a database driver raises
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"--storage: {masked(url)} can't be opened: {masked(reason)}") from None
+        kind = StoreAway if passing(error) else InputError
+        raise kind(f"--storage: {masked(url)} can't be opened: {masked(reason)}") from None
     return Patient(storage, url)
 
 

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from ..errors import InputError, masked
+from ..errors import InputError, StoreAway, masked
+from .patience import transient
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,7 +64,8 @@ def open_store(uri: str, artifacts: str | None) -> MlflowClient:
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as fault:
         reason = " ".join(masked(str(fault)).split())
         # Without its cause, which may show the address as it is.
-        raise InputError(f"can't open the MLflow store {masked(uri)}: {reason}") from None
+        kind = StoreAway if transient(fault) else InputError
+        raise kind(f"can't open the MLflow store {masked(uri)}: {reason}") from None
     return client
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,15 +14,23 @@ from torch import Tensor, nn
 
 from ..data import Data
 from ..data.batches import Rows, batches
+from ..data.mixing import Mix
 from ..errors import TrialError
 from ..nets.merged import Merged
+from ..nets.tasks import TASKS
+from ..nets.unfreeze import deepest
 from ..spec import TrialSpec
+from .chance import Network, random_state, set_random_state
 from .checkpoint import State
-from .losses import WEIGHTINGS, task_loss
+from .ema import Average
+from .gradients import Gradients
+from .losses import TaskLosses
 from .metrics import evaluate
-from .optim import learning_rate, make_optimizer
+from .optim import learning_rate, make_optimizer, rate_factors
 from .plan import Plan
 from .precision import autocast, in_bf16
+from .regularize import StartingPoint, set_drop_path
+from .weightings import WEIGHTINGS
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,8 @@ class Epoch:
 class Training:
     """A network in training on the train split. All that a step changes is in its `state`.
 
-    parts: in how many parts a batch goes through the network; their gradients add up.
+    parts: in how many parts a batch goes through the network; their gradients add up. Each is mixed
+    (mixup, CutMix) with itself alone.
     """
 
     def __init__(self, network: Merged, spec: TrialSpec, plan: Plan, parts: int = 1) -> None:
@@ -56,12 +66,19 @@ class Training:
         self._shuffled_by = self._order.get_state()  # as it was when this epoch began
         self._weighting = make_weighting(spec).to(self.device)
         self._parameters = network.trained(spec)
+        shared = network.topology.parameters()
+        about = (len(spec.tasks), parts == 1)
+        self._gradients = Gradients(self._weighting, self._parameters, shared, *about)
         learned = [*self._parameters, *self._weighting.parameters()]
-        self._optimizer = make_optimizer(spec.train, learned)
-        self._scales = {task: _scale(self.data, task) for task in spec.tasks}
+        self._optimizer = make_optimizer(spec.train, learned, rate_factors(network, spec))
+        self._start = StartingPoint(network, spec)
+        changing, ema = network.changing(spec), spec.train.ema
+        self._average = None if ema is None else Average(changing, ema)
+        set_drop_path(network, spec)
+        self._losses = TaskLosses(spec, self.data)
         self._places = torch.arange(len(self.data.splits["train"]))
         self._per_epoch = len(batches(self._places, spec.train.batch_size))
-        self._sums = torch.zeros(1 + len(spec.tasks), device=self.device)
+        self._sums = torch.zeros(1 + 2 * len(spec.tasks), device=self.device)
         self._seconds = 0.0
 
     def epochs(self, pause: Callable[[], bool] = lambda: False) -> Iterator[Epoch | None]:
@@ -74,8 +91,11 @@ class Training:
         """
         while self.epoch < self.spec.train.epochs:
             begun = time.perf_counter()
-            depths = self.network.unfreeze(self.spec, self.epoch)
-            tail, train, val = self.plan.epoch(self.epoch)
+            depths = self.network.unfreeze(self.spec, self.losses)
+            trained = deepest([*(epoch.depths for epoch in self.history), depths])
+            tail, train, val = self.plan.epoch(self.epoch, trained)
+            if self._average and self.epoch and not self.batch:  # as it was measured
+                self._average.swap()
             tail.train()
             shuffled = batches(self._places, self.spec.train.batch_size, self._order)
             for batch in shuffled[self.batch :]:
@@ -85,38 +105,52 @@ class Training:
                     self._seconds += time.perf_counter() - begun
                     yield None
                     begun = time.perf_counter()
+            if self._average:
+                self._average.swap()
             metrics, outputs = self._measured(tail, val)
             self._seconds += time.perf_counter() - begun
             ended = Epoch(self.epoch, metrics, depths, self._seconds, time.time())
             self.history.append(ended)
             self.epoch, self.batch, self._seconds = self.epoch + 1, 0, 0.0
             self._shuffled_by = self._order.get_state()
+            self._gradients.ended(self._sums[1 : 1 + len(self.spec.tasks)] / len(self._places))
             self._sums.zero_()
             yield replace(ended, outputs=outputs)
+
+    @property
+    def losses(self) -> list[float]:
+        """The mean validation loss of every epoch so far."""
+        return [epoch.metrics["val/loss"] for epoch in self.history]
 
     def _step(self, tail: nn.Module, rows: Rows, batch: Tensor) -> None:
         train = self.spec.train
         step = self.epoch * self._per_epoch + self.batch
+        lr = learning_rate(train, step, train.epochs * self._per_epoch, self.losses)
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(train, step, train.epochs * self._per_epoch)
+            group["lr"] = lr * group["factor"]
         self._optimizer.zero_grad(set_to_none=True)
         parts = max(1, min(self.parts, len(batch) // 2))  # BatchNorm can't train on one row
         for part in batch.tensor_split(parts):
-            values, targets = rows.fetch(part)
-            with autocast(self.plan.bf16, self.device):
-                outputs = tail(values)
-            losses = {
-                task: task_loss(
-                    outputs[task], targets[task], self._scales[task], train.label_smoothing
-                )
-                for task in self.spec.tasks
-            }
-            total = self._weighting(losses)
-            (total * (len(part) / len(batch))).backward()
-            self._sums += torch.stack([total, *losses.values()]).detach() * len(part)
+            mix = self.plan.mixing.draw(len(part))
+            losses = partial(self._by_task, *rows.fetch(part, mix), mix)
+            self._gradients.add(tail, losses, len(part) / len(batch))
+        self._sums += self._gradients.join() * len(batch)
+        self._start.pull()
         if train.clip:
             nn.utils.clip_grad_norm_(self._parameters, train.clip)
         self._optimizer.step()
+        self._gradients.stepped(tail)
+        if self._average:
+            self._average.update(step)
+
+    def _by_task(
+        self, values: dict[str, Tensor], targets: dict[str, Tensor], mix: Mix, network: Network
+    ) -> Tensor:
+        """A network's loss on these rows for each task: [T]."""
+        with autocast(self.plan.bf16, self.device):
+            outputs = network(values)
+        of = partial(self._losses, outputs, smoothing=self.spec.train.label_smoothing)
+        return torch.stack(list(mix.losses(of, targets).values()))
 
     def _measured(self, tail: nn.Module, val: Rows) -> tuple[dict[str, float], dict[str, Tensor]]:
         """The epoch's metrics, and the outputs on validation."""
@@ -124,9 +158,10 @@ class Training:
         if not np.isfinite(means[0]):
             raise TrialError(f"the training loss is {means[0]} in epoch {self.epoch}")
         names = ["loss", *(f"{task}_loss" for task in self.spec.tasks)]
+        names += [f"weight_{task}" for task in self.spec.tasks] if self._gradients.adapt else []
         outputs = predict(tail, self.spec, val, self.parts)
         measured = measure(self.spec, self.data, self.data.splits["val"], outputs)
-        metrics = {f"train/{name}": mean for name, mean in zip(names, means, strict=True)}
+        metrics = {f"train/{name}": mean for name, mean in zip(names, means, strict=False)}
         return metrics | {f"val/{name}": value for name, value in measured.items()}, outputs
 
     def state(self) -> State:
@@ -136,6 +171,7 @@ class Training:
             **_named("network", self.network.changing(self.spec)),
             **_named("weighting", self._weighting.state_dict()),
             **{f"optimizer/{i}/{k}": v for i, of in momentum.items() for k, v in of.items()},
+            **_named("average", self._average.other if self._average else {}),
             **_named("random", self._randoms()),
             "sums": self._sums,
         }
@@ -158,10 +194,10 @@ class Training:
         self.network.load_state_dict(network, strict=False)
         self._weighting.load_state_dict(_below("weighting", state.tensors))
         self._load_optimizer(_below("optimizer", state.tensors))
+        if self._average:
+            self._average.load(_below("average", state.tensors))
         random = _below("random", state.tensors)
-        torch.set_rng_state(random["torch"])
-        if "cuda" in random:
-            torch.cuda.set_rng_state(random["cuda"], self.device)
+        set_random_state(random, self.device)
         self._order.set_state(random["order"])
         self._shuffled_by = random["order"]
         self.plan.chance.set_state(random["augmentation"])
@@ -172,14 +208,10 @@ class Training:
         self.history = [Epoch(**epoch) for epoch in about["history"]]
 
     def _randoms(self) -> dict[str, Tensor]:
-        found = {
-            "torch": torch.get_rng_state(),
+        return random_state(self.device) | {
             "order": self._shuffled_by,
             "augmentation": self.plan.chance.get_state(),
         }
-        if self.device.type == "cuda":
-            found["cuda"] = torch.cuda.get_rng_state(self.device)
-        return found
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         """Momentum has its parameter's order in memory, which fused optimizers rely on."""
@@ -206,7 +238,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def make_weighting(spec: TrialSpec) -> nn.Module:
     """The module that weighs the spec's tasks."""
     choice = spec.losses.weights
-    kinds = {task: about.type == "classification" for task, about in spec.tasks.items()}
+    kinds = {task: TASKS[about.type].discrete for task, about in spec.tasks.items()}
     return WEIGHTINGS[choice.name](kinds, **choice.options)
 
 
@@ -235,14 +267,14 @@ def measure(
     The losses are without label smoothing, so that they can be compared between trials.
     """
     targets = {task: data.targets[task].values[rows].cpu() for task in spec.tasks}
-    losses = {
-        task: float(task_loss(outputs[task], targets[task], _scale(data, task), 0.0))
-        for task in spec.tasks
-    }
+    losses = {t: float(loss) for t, loss in TaskLosses(spec, data)(outputs, targets).items()}
     true = {task: target.numpy() for task, target in targets.items()}
     if not all(output.isfinite().all() for output in outputs.values()):
         raise TrialError("a prediction on validation is not a finite number")
-    predicted = {task: classes_of(out).numpy() for task, out in outputs.items()}
+    predicted = {
+        task: TASKS[about.type].predicted(outputs[task]).numpy()
+        for task, about in spec.tasks.items()
+    }
     named = {f"{task}_loss": loss for task, loss in losses.items()}
     mean = float(np.mean(list(losses.values())))
     found = {"loss": mean} | named | evaluate(spec, predicted, true)
@@ -250,16 +282,3 @@ def measure(
         if not np.isfinite(value):
             raise TrialError(f"{name} on {len(rows)} validation rows is {value}")
     return found
-
-
-def classes_of(output: Tensor) -> Tensor:
-    """Logits [N, classes] as classes [N]; numbers [N] as they are."""
-    return output.argmax(1) if output.ndim == 2 else output
-
-
-def _scale(data: Data, task: str) -> float:
-    """The variance of a number over the training rows; unused for classes."""
-    target = data.targets[task]
-    if target.classes is not None:
-        return 1.0
-    return float(target.values[data.splits["train"]].float().var().clamp_min(1e-12))

@@ -65,9 +65,9 @@ def measure_stages(branch: Branch, x: Tensor) -> Measured:
     for stages in range(1, len(branch.stages) + 1):
         step = Prefix("", branch, stages, None)
         first = step(first, stages - 1)
-        begun = _now(x.device)
+        begun = now(x.device)
         again = step(again, stages - 1)
-        seconds.append(seconds[-1] + (_now(x.device) - begun) / len(x))
+        seconds.append(seconds[-1] + (now(x.device) - begun) / len(x))
         examples.append(first[:2].clone())
         if steady == stages - 1 and torch.equal(first[order], again):
             steady = stages
@@ -112,13 +112,13 @@ def _disk(folder: Path, values: Tensor) -> tuple[float, float]:
 def _seconds(move: Callable[[], object], device: torch.device) -> float:
     found = []
     for _ in range(3):
-        begun = _now(device)
+        begun = now(device)
         move()
-        found.append(_now(device) - begun)
+        found.append(now(device) - begun)
     return max(1e-9, min(found))
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -1,8 +1,13 @@
-"""Validation metrics: two registries, one for each type of task. `predicted` and `true` are [N]."""
+"""Validation metrics: a registry for each type of task.
+
+`predicted` is what the type makes of outputs (nets/tasks.py), `true` the target: both are [N], or
+for several labels probabilities and 0 or 1, [N, K].
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from sklearn import config_context, metrics
@@ -20,8 +25,39 @@ def macro_f1(predicted: np.ndarray, true: np.ndarray) -> float:
     return float(metrics.f1_score(true, predicted, average="macro", zero_division=0.0))
 
 
+def label_f1(predicted: np.ndarray, true: np.ndarray) -> float:
+    """F1 of each label that occurs, averaged with equal weight; above 1/2 it is predicted."""
+    said = predicted > 0.5
+    both, either = (said & (true == 1)).sum(0), said.sum(0) + true.sum(0)
+    return _mean(2 * both[either > 0] / either[either > 0])
+
+
+def mean_average_precision(predicted: np.ndarray, true: np.ndarray) -> float:
+    """The average precision of each label that some row has, averaged with equal weight."""
+    found = [
+        metrics.average_precision_score(there, chance)
+        for there, chance in zip(true.T, predicted.T, strict=True)
+        if there.any()
+    ]
+    return _mean(found)
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
+
+
+def subset_accuracy(predicted: np.ndarray, true: np.ndarray) -> float:
+    """The share of rows all of whose labels are right."""
+    return float(((predicted > 0.5) == (true == 1)).all(1).mean())
+
+
+def hamming(predicted: np.ndarray, true: np.ndarray) -> float:
+    """The Hamming loss: the share of wrong ones among all rows' labels."""
+    return float(((predicted > 0.5) != (true == 1)).mean())
+
+
 def mae(predicted: np.ndarray, true: np.ndarray) -> float:
-    """The mean absolute error, in the target's unit."""
+    """The mean absolute error, in the target's unit or in ranks."""
     return float(metrics.mean_absolute_error(true, predicted))
 
 
@@ -30,13 +66,29 @@ def r2(predicted: np.ndarray, true: np.ndarray) -> float:
     return float(metrics.r2_score(true, predicted))
 
 
+def kappa(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Agreement beyond chance, weighted by the squared distance of ranks (Cohen 1968)."""
+    by_chance = predicted.var() + true.var() + (predicted.mean() - true.mean()) ** 2
+    squared = np.mean((predicted - true) ** 2)
+    return float(1 - squared / by_chance) if by_chance else 1.0  # all are of one class, and right
+
+
 CLASSIFICATION = {"accuracy": accuracy, "macro_f1": macro_f1}
+MULTILABEL = {
+    "macro_f1": label_f1,
+    "map": mean_average_precision,
+    "subset_accuracy": subset_accuracy,
+    "hamming": hamming,
+}
 REGRESSION = {"mae": mae, "r2": r2}
-
-
-def of_task(type: str) -> Mapping[str, Callable[[np.ndarray, np.ndarray], float]]:
-    """The metrics of a type of task."""
-    return CLASSIFICATION if type == "classification" else REGRESSION
+ORDINAL = {"accuracy": accuracy, "mae": mae, "kappa": kappa}
+METRICS: Mapping[str, Mapping[str, Callable[[np.ndarray, np.ndarray], float]]] = {
+    "classification": CLASSIFICATION,
+    "multilabel": MULTILABEL,
+    "regression": REGRESSION,
+    "ordinal": ORDINAL,
+}
+"""By type of task."""
 
 
 def evaluate(
@@ -47,7 +99,7 @@ def evaluate(
     over: dict[str, list[float]] = {}
     with config_context(assume_finite=True, skip_parameter_validation=True):  # half of the time
         for task, about in spec.tasks.items():
-            for name, metric in of_task(about.type).items():
+            for name, metric in METRICS[about.type].items():
                 found[f"{task}_{name}"] = value = metric(predicted[task], true[task])
                 over.setdefault(f"mean_{name}", []).append(value)
     return found | {name: float(np.mean(values)) for name, values in over.items()}

@@ -1,14 +1,19 @@
-"""Optimizers and learning rate schedules."""
+"""Optimizers and learning rates."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lion_pytorch import Lion
 from torch import nn
 
-from ..spec import Share, Train
+from ..nets.merged import Merged
+from ..nets.unfreeze import stalls
+from ..spec import Count, Factor, Share, Train, TrialSpec, of_branch
 
 
 def adamw(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
@@ -21,39 +26,127 @@ def sgd(groups: list[dict[str, Any]], lr: float, *, momentum: Share = 0.9) -> to
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
 
 
-def cosine(progress: float) -> float:
+def lion(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+    """Lion: steps by the sign of the momentum, with decoupled weight decay (Chen et al. 2023).
+
+    It wants a learning rate 3 to 10 times smaller than AdamW's.
+    """
+    return Lion(groups, lr=lr)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a training is: at which of its steps, after epochs with these validation losses."""
+
+    step: int
+    steps: int
+    losses: Sequence[float] = ()
+
+    @property
+    def progress(self) -> float:
+        """The share of the steps that are done."""
+        return self.step / self.steps
+
+
+def cosine(now: Moment) -> float:
     """From one to zero along half a cosine (Loshchilov & Hutter 2017)."""
-    return 0.5 * (1 + math.cos(math.pi * progress))
+    return 0.5 * (1 + math.cos(math.pi * now.progress))
 
 
-def constant(progress: float) -> float:
+def constant(now: Moment) -> float:
     """One throughout."""
     return 1.0
 
 
-OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
-SCHEDULES = {"cosine": cosine, "constant": constant}
+def one_cycle(now: Moment, *, rise: Share = 0.3) -> float:
+    """From 1/25 up for a share of the steps, then down to nearly zero (Smith & Topin 2019).
+
+    The numbers are those of `torch.optim.lr_scheduler.OneCycleLR`, along cosines; momentum stays.
+    It rises by itself, so `train.warmup` isn't used.
+    """
+    low, end, top = 1 / 25, 1 / 25 / 1e4, max(0.0, rise * now.steps - 1)
+    if now.step <= top:
+        return _between(low, 1.0, now.step / top if top else 1.0)
+    return _between(1.0, end, (now.step - top) / (now.steps - 1 - top))
 
 
-def make_optimizer(train: Train, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def stepped(now: Moment, *, every: Count = 2, factor: Factor = 0.3) -> float:
+    """Multiplied by a factor after every so many epochs."""
+    return factor ** (len(now.losses) // every)
+
+
+def plateau(now: Moment, *, patience: Count = 1, factor: Factor = 0.3) -> float:
+    """Multiplied by a factor when the validation loss has not got better for `patience` epochs."""
+    return factor ** stalls(now.losses, patience)
+
+
+OPTIMIZERS = {"adamw": adamw, "sgd": sgd, "lion": lion}
+SCHEDULES = {
+    "cosine": cosine,
+    "constant": constant,
+    "one_cycle": one_cycle,
+    "step": stepped,
+    "plateau": plateau,
+}
+RISING = ("one_cycle",)
+"""Schedules that begin with a warm-up of their own."""
+
+
+def make_optimizer(
+    train: Train,
+    parameters: Sequence[nn.Parameter],
+    factors: Mapping[nn.Parameter, float] | None = None,
+) -> torch.optim.Optimizer:
     """An optimizer with weight decay on all but vectors (biases, norms).
 
+    `factors` is the learning rate of each parameter in units of `train.lr`, one where it has none.
+    Each group has its own as `factor`.
     A parameter that joins later belongs to it from the start: without a gradient it is passed
     over, so that the others' state stays.
     """
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for decays in (True, False):
+        for parameter in parameters:
+            if (parameter.ndim > 1) == decays:
+                factor = (factors or {}).get(parameter, 1.0)
+                groups.setdefault((factor, decays), []).append(parameter)
+    made = [
+        {"params": of, "weight_decay": train.weight_decay if decays else 0.0, "factor": factor}
+        for (factor, decays), of in groups.items()
     ]
-    make = OPTIMIZERS[train.optimizer.name]
-    return make([g for g in groups if g["params"]], train.lr, **train.optimizer.options)
+    return OPTIMIZERS[train.optimizer.name](made, train.lr, **train.optimizer.options)
 
 
-def learning_rate(train: Train, step: int, steps: int) -> float:
-    """The learning rate at this step of all: a linear warm-up, then the schedule."""
-    warmup = round(train.warmup * steps)
+def learning_rate(train: Train, step: int, steps: int, losses: Sequence[float] = ()) -> float:
+    """The learning rate at this step of all: a linear warm-up, then the schedule.
+
+    `losses` are the mean validation losses of the epochs before.
+    """
+    name = train.schedule.name
+    warmup = 0 if name in RISING else round(train.warmup * steps)
     if step < warmup:
         return train.lr * (step + 1) / warmup
-    schedule = SCHEDULES[train.schedule.name]
-    progress = (step - warmup) / max(1, steps - warmup)
-    return train.lr * schedule(progress, **train.schedule.options)
+    now = Moment(step - warmup, max(1, steps - warmup), losses)
+    return train.lr * SCHEDULES[name](now, **train.schedule.options)
+
+
+def rate_factors(network: Merged, spec: TrialSpec) -> dict[nn.Parameter, float]:
+    """The learning rate of each parameter of the network, in units of `train.lr`.
+
+    A branch's last stage in use has `lr_factor`, each stage below `lr_decay` times that of the
+    stage above (discriminative fine-tuning, Howard & Ruder 2018); what joins the branches has
+    `fusion_lr`, and all heads have `head_lr`.
+    """
+    found = dict.fromkeys(network.parameters(), spec.train.head_lr)
+    found |= dict.fromkeys(network.topology.parameters(), spec.train.fusion_lr)
+    for name, branch in network.branches.items():
+        factor = of_branch(spec.unfreeze.lr_factor, name)
+        for stage in reversed(branch.stages):
+            found |= dict.fromkeys(stage.parameters(), factor)
+            factor *= of_branch(spec.unfreeze.lr_decay, name)
+    return found
+
+
+def _between(start: float, end: float, progress: float) -> float:
+    """From start to end along half a cosine."""
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * progress))

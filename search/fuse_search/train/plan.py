@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..data.augment import Augmentation, asks
+from ..data.augment import Augmentation, asks, fits
 from ..data.batches import Computed, Rows
-from ..nets.freeze import Prefix, Tail, split
+from ..data.mixing import Mixing, mixes
+from ..nets.branch import Stream
+from ..nets.freeze import Prefix, Tail, run, split
 from ..nets.merged import Merged
+from ..nets.unfreeze import deepest, expected
 from ..spec import TrialSpec
 from .planner import Decision
 from .precision import autocast, in_bf16
@@ -28,16 +31,19 @@ class Plan:
         self.prefixes, self.network, self.spec = prefixes, network, spec
         self.bf16 = in_bf16(spec.train, prefixes.device)
         rows = len(prefixes.data.splits["train"])
+        shapes = [tuple(values.shape[1:]) for values in prefixes.data.inputs.values()]
+        fits(spec.train, shapes)
         self._augmentation = Augmentation(spec.train.augment, rows, spec.seed)
-        self._phases = _phases(network, spec)
+        self.mixing = Mixing(spec.train, shapes, self.chance)
         self._decisions: dict[tuple[Prefix, str], Decision] = {}
         self._keys: dict[Values, str] = {}
+        self._kept: set[str] = set()
         if prefixes.store:
-            self._decide()
+            self._decide(_expected(network, spec))
 
     @property
     def chance(self) -> torch.Generator:
-        """What images are changed by, batch after batch."""
+        """What images are changed and rows are mixed by, batch after batch."""
         return self._augmentation.chance
 
     @property
@@ -45,30 +51,47 @@ class Plan:
         """Where the values of each prefix come from, and why; none where nothing may be stored."""
         return list(self._decisions.values())
 
-    def epoch(self, number: int) -> tuple[Tail, Rows, Rows]:
-        """What is trained in this epoch, and the training and validation rows that it reads."""
-        train, val = self._rows("train", number), self._rows("val", number)
-        return Tail(self.network, self._phases[number]), train, val
+    def epoch(self, number: int, trained: Mapping[str, int]) -> tuple[Tail, Rows, Rows]:
+        """What is trained in this epoch, and the training and validation rows that it reads.
 
-    def _rows(self, rows_of: str, epoch: int) -> Rows:
-        phase, stored, computed = self._phases[epoch], {}, {}
+        `trained` is how many stages of each branch were ever trained, this epoch included: none of
+        them belongs to a prefix any more.
+        """
+        phase = split(self.network, trained)
+        if self.prefixes.store:  # boundaries that were not expected
+            new = [p for p in phase.values() if (p, "train") not in self._decisions]
+            self._decide(Counter(new * (self.spec.train.epochs - number)))
+        train, val = self._rows("train", number, phase), self._rows("val", number, phase)
+        return Tail(self.network), train, val
+
+    def _rows(self, rows_of: str, epoch: int, phase: Mapping[Stream, Prefix]) -> Rows:
+        stored, computed = {}, []
         for name in self.network.topology.fed:
-            prefix = phase.get(name)
-            values = self._stored(prefix, rows_of, epoch) if prefix else None
-            if values is not None:
-                stored[name] = values
-            else:
-                computed[name] = Computed(self.network.branches[name].input, self._run(prefix))
+            prefixes = [prefix for prefix in phase.values() if prefix.name == name]
+            left: list[Prefix] = []
+            for prefix in reversed(prefixes):  # one pass for the highest serves the lower ones
+                values = self._stored(prefix, rows_of, epoch)
+                if values is None:
+                    left.insert(0, prefix)
+                else:
+                    stored[prefix.stream] = values
+            if left or not prefixes:
+                branch = self.network.branches[name]
+                computed.append(Computed(branch.input, self._run(name, left)))
         rows = Rows(self.prefixes.data, rows_of, self.prefixes.device, stored, computed)
         return replace(rows, change=self._change(rows_of, epoch))
 
-    def _run(self, prefix: Prefix | None) -> Callable[[Tensor], Tensor]:
-        def run(x: Tensor) -> Tensor:
+    def _run(self, name: str, prefixes: list[Prefix]) -> Callable[[Tensor], dict[Stream, Tensor]]:
+        """What makes a branch's values of its input, or hands that on where nothing is frozen."""
+
+        def of_input(x: Tensor) -> dict[Stream, Tensor]:
+            if not prefixes:
+                return {(name, 0): x}
             # Not inference_mode, whose tensors no trained stage could keep for its gradient.
             with torch.no_grad(), autocast(self.bf16, self.prefixes.device):
-                return prefix(x) if prefix else x
+                return dict(zip((p.stream for p in prefixes), run(prefixes, x), strict=True))
 
-        return run
+        return of_input
 
     def _change(self, rows_of: str, epoch: int) -> Change:
         if rows_of == "val":
@@ -83,7 +106,7 @@ class Plan:
     def _wanted(self, prefix: Prefix, rows_of: str, epoch: int) -> Values:
         view, number = None, self._augmentation.view(epoch)
         if number is not None and self._changed(prefix, rows_of):
-            view = View(self.spec.train.augment, self.spec.seed, number)
+            view = View(self._augmentation.changes, self.spec.seed, number)
         return Values(prefix, rows_of, view, self.bf16)
 
     def _stored(self, prefix: Prefix, rows_of: str, epoch: int) -> Tensor | None:
@@ -126,8 +149,8 @@ class Plan:
             and decision.place != "recompute"
         ]
 
-    def _decide(self) -> None:
-        epochs, keys = Counter(p for phase in self._phases for p in phase.values()), set()
+    def _decide(self, epochs: Counter[Prefix]) -> None:
+        """Where the values of these prefixes shall come from, each read in so many epochs."""
         for rows_of in ("train", "val"):
             for prefix, count in epochs.items():
                 try:
@@ -138,13 +161,17 @@ class Plan:
                 self._decisions[prefix, rows_of] = decision
                 if decision.place != "recompute":
                     views = range(self.spec.train.epochs)
-                    keys |= {self.prefixes.key(self._wanted(prefix, rows_of, e)) for e in views}
-        self.prefixes.keep(keys)
+                    wanted = (self._wanted(prefix, rows_of, epoch) for epoch in views)
+                    self._kept |= {self.prefixes.key(each) for each in wanted}
+        self.prefixes.keep(self._kept)
 
     def _decision(self, prefix: Prefix, rows_of: str, epochs: int) -> Decision:
         store = self.prefixes.store
         assert store is not None
         about = (prefix.name, prefix.stages, len(prefix.branch.stages), rows_of)
+        if rows_of == "train" and mixes(self.spec.train):
+            reason = "mixup and cutmix make new inputs of every batch, also of fixed views"
+            return Decision(*about, "recompute", reason, 0)
         views, changed = self.spec.train.augment.views, self._changed(prefix, rows_of)
         if changed and not views:
             reason = "every epoch has new images; train.augment.views would lay them down"
@@ -173,12 +200,8 @@ class Plan:
         return Decision(*about, place if pays else "recompute", reason, nbytes)
 
 
-def _phases(network: Merged, spec: TrialSpec) -> list[dict[str, Prefix]]:
-    """The prefixes in every epoch; a stage that was ever trained belongs to none any more."""
-    deepest: dict[str, int] = {}
-    found = []
-    for epoch in range(spec.train.epochs):
-        for name, depth in network.depths(spec, epoch).items():
-            deepest[name] = max(depth, deepest.get(name, 0))
-        found.append(split(network, deepest))
-    return found
+def _expected(network: Merged, spec: TrialSpec) -> Counter[Prefix]:
+    """In how many epochs each prefix is read, if validation gets better in all of them."""
+    depths = expected(spec.unfreeze, network.stages, spec.train.epochs)
+    phases = (split(network, deepest(depths[: epoch + 1])) for epoch in range(len(depths)))
+    return Counter(prefix for phase in phases for prefix in phase.values())

@@ -15,13 +15,12 @@ import torchvision
 from torch import Tensor
 
 from ..data import Data
-from ..data.augment import Augment
 from ..data.batches import Computed, Rows, fetch
 from ..data.layout import channels_last
 from ..data.room import free_ram
 from ..errors import Preempted
-from ..nets.freeze import Prefix
-from ..version import VERSION
+from ..nets.freeze import Prefix, run
+from ..version import made_by
 from .machine import (
     SHARE,
     Machine,
@@ -47,7 +46,7 @@ Change = Callable[[str, Tensor, Tensor], Tensor]
 class View:
     """A fixed version of every training image: the changes, their seed, and which one it is."""
 
-    changes: Augment
+    changes: str
     seed: int
     number: int
 
@@ -123,12 +122,12 @@ class Prefixes:
         if self.device.type == "cuda":
             machine = torch.cuda.get_device_name(self.device)
         prefix, view = values.prefix, values.view
-        changes = view and [view.changes.flip, view.changes.shift, view.seed, view.number]
+        changes = view and [view.changes, view.seed, view.number]
         tf32 = torch.backends.cudnn.allow_tf32
         precision = [values.bf16, torch.get_float32_matmul_precision(), tf32]
-        made_by = [VERSION, torch.__version__, torchvision.__version__, self.device.type, machine]
+        by = [*made_by(), torch.__version__, torchvision.__version__, self.device.type, machine]
         content = [prefix.digest, prefix.branch.input, self.data.digest, values.split, changes]
-        whole = json.dumps([*content, *precision, *made_by])
+        whole = json.dumps([*content, *precision, *by])
         return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
     def first_time(self, key: str) -> bool:
@@ -169,7 +168,8 @@ class Prefixes:
         assert self.store is not None
         patience = max(PATIENCE, 3 * sum(self.cost(each).seconds for each in wanted))
         try:
-            with self.store.turn(self.key(wanted[0].at(1)), patience, self.say) as ours:
+            name = self.key(wanted[0].at(1))
+            with self.store.turn(name, patience, self.say, self.stop) as ours:
                 if not ours:
                     return "another process takes too long to compute it"
                 missing = [each for each in wanted if not self.store.has(self.key(each))]
@@ -193,9 +193,9 @@ class Prefixes:
             if self.planner.gain(self.cost(below), "disk") > 0:
                 values = self.store.get(self.key(below))
                 if values is not None:
-                    rows = Rows(self.data, lowest.split, self.device, {SOURCE: values}, {})
+                    rows = Rows(self.data, lowest.split, self.device, {SOURCE: values}, [])
                     return stages, rows
-        source = {SOURCE: Computed(lowest.prefix.branch.input, lambda x: x)}
+        source = [Computed(lowest.prefix.branch.input, lambda x: {SOURCE: x})]
         return 0, Rows(self.data, lowest.split, self.device, {}, source, change)
 
     def _pass(self, wanted: list[Values], start: int, rows: Rows) -> str:
@@ -206,14 +206,11 @@ class Prefixes:
             for positions in rows.positions.split(rows_at_once(self.device)):
                 if self.stop():
                     raise Preempted
-                value, stages = rows.fetch(positions)[0][SOURCE], start
-                for each in upwards:
-                    with torch.inference_mode(), autocast(each.bf16, self.device):
-                        value, stages = (
-                            each.at(each.prefix.stages).prefix(value, stages),
-                            each.prefix.stages,
-                        )
-                        found = self._stored_as(each, each.prefix(value, stages))
+                value = rows.fetch(positions)[0][SOURCE]
+                with torch.inference_mode(), autocast(upwards[0].bf16, self.device):
+                    values = run([each.prefix for each in upwards], value, start)
+                for each, value in zip(upwards, values, strict=True):
+                    found = self._stored_as(each, value)
                     if each not in writers:
                         writers[each] = self.store.writer(self.key(each), self._about(each, found))
                     if writer := writers[each]:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from uuid import uuid4
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
+
+from ..errors import Preempted
 
 OVERHEAD = 16 << 10  # bytes: a folder, about.json, and what file systems round up
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int64")
@@ -83,22 +86,26 @@ class Store:
         return None
 
     @contextmanager
-    def turn(self, name: str, patience: float, say: Callable[[str], None]) -> Iterator[bool]:
+    def turn(
+        self, name: str, patience: float, say: Callable[[str], None], stop: Callable[[], bool]
+    ) -> Iterator[bool]:
         """Hold the lock of this name; False when another process held it for `patience` seconds.
 
         A process that is killed lets go of its locks. `say` is told when another one is waited for.
+        Raises Preempted when `stop` says so meanwhile.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / f".{name}.lock")
-        try:
-            try:
-                lock.acquire(timeout=0.5)
-            except Timeout:
+        lock, said = FileLock(self.folder / f".{name}.lock"), False
+        until = time.monotonic() + patience
+        while not _had(lock):
+            if stop():
+                raise Preempted
+            if not said:
                 say("waiting for another process that computes the same frozen stages")
-                lock.acquire(timeout=patience)
-        except Timeout:
-            yield False
-            return
+            said = True
+            if time.monotonic() > until:
+                yield False
+                return
         try:
             yield True
         finally:
@@ -214,6 +221,15 @@ class Writer:
         self._file.close()
         self._lock.release()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _had(lock: FileLock) -> bool:
+    """Whether we have the lock now; it is tried for a moment."""
+    try:
+        lock.acquire(timeout=0.5)
+    except Timeout:
+        return False
+    return True
 
 
 def _mapped(file: Path, about: About) -> Tensor:

@@ -1,0 +1,64 @@
+"""One branch after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import zip_longest
+
+from torch import Tensor, nn
+
+from ...spec import BranchNames, Fusion, Whole
+from ..branch import Branch, Stream
+from ..shapes import Match
+from .joined import Joined, Readers, flat, given, in_order, make_fusion
+
+
+class Cascade(nn.Module):
+    """Each branch's highest tap is the next one's input, or enters it above its `entry` stages.
+
+    At least one stage stays below a branch's lowest tap. The last branch's tap goes to the heads;
+    with `rejoin`, all branches' taps, joined by that fusion. No row can go without a branch.
+    """
+
+    def __init__(
+        self,
+        branches: dict[str, Branch],
+        branch_dropout: float = 0.0,
+        *,
+        order: BranchNames = (),
+        entry: Whole = 0,
+        rejoin: Fusion | None = None,
+    ) -> None:
+        super().__init__()
+        self.names = in_order(branches, order)
+        self.fed = self.names[:1]
+        chain = {name: branches[name] for name in self.names}
+        self.branches: list[Branch] = nn.ModuleList(chain.values())  # type: ignore[assignment]
+        entered = [branch.enter_above(entry) for branch in self.branches[1:]]
+        taps = {n: branch.taps if rejoin else branch.taps[-1:] for n, branch in chain.items()}
+        self.readers = Readers(chain, taps, None)
+        self.widths = {name: each[-1] for name, each in self.readers.widths.items()}
+        self.links: list[Match] = nn.ModuleList(  # type: ignore[assignment]
+            Match((self.widths[name],) if len(shape) == 1 else chain[name].shapes[-1], shape)
+            for name, shape in zip(self.names, entered, strict=False)
+        )
+        self.fusion = make_fusion(rejoin, self.readers.widths) if rejoin else None
+        last = self.widths[self.names[-1]]
+        self.out_features: int = self.fusion.out_features if self.fusion else last  # type: ignore[assignment]
+
+    def taps(self, name: str) -> dict[int, nn.Module | None]:
+        """What is read of a branch: above how many stages, and what may be done to it before."""
+        found = self.readers.poolings(name)
+        if self.links and not self.links[0].of_vector:
+            found[max(found)] = None  # as it is, it goes on
+        return found
+
+    def forward(self, values: Mapping[Stream, Tensor]) -> Joined:
+        taps, enters = {}, given(values, self.names[0])
+        for name, branch, link in zip_longest(self.names, self.branches, self.links):
+            read = branch.read(enters, self.readers.taps[name])
+            taps[name] = self.readers.read(name, read)
+            if link:
+                enters = {0: link(taps[name][-1] if link.of_vector else read[max(read)])}
+        own = {name: each[-1] for name, each in taps.items()}
+        return Joined(self.fusion(flat(taps)) if self.fusion else own[self.names[-1]], own)

@@ -1,0 +1,143 @@
+"""What the topologies that join activations share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...spec import Choice
+from ..branch import Branch, Stream
+from ..fusions import FUSIONS
+from ..shapes import Form, Resize, width_of
+
+
+class Joined(NamedTuple):
+    """What a topology comes to.
+
+    features: [B, out_features], which the heads read. own: the highest tap of each branch before
+    anything is joined, as a vector [B, widths[name]].
+    """
+
+    features: Tensor
+    own: dict[str, Tensor]
+
+
+class Reader(nn.Module):
+    """Reads a tap for a fusion: as a vector [B, width], or where `size` is given on that grid.
+
+    On a grid [B, H, W, width] a map is resized, as many tokens as it has positions in one column
+    stay where they are, and of the rest there is the mean at every position. `pooling` is the part
+    of it that may be done long before.
+    """
+
+    def __init__(self, branch: Branch, tap: int, size: tuple[int, ...] | None) -> None:
+        super().__init__()
+        shape = branch.shapes[tap - 1]
+        self.form, self.size = Form(shape), size
+        self.pooling: nn.Module = branch.pooling(tap)
+        self.width = width_of(self.pooling, shape)
+        if size and len(shape) == 3:
+            self.pooling, self.width = Resize(self.form, size), self.form.channels
+        elif size and len(shape) == 2 and size == (shape[0], 1):
+            self.pooling, self.width = nn.Identity(), self.form.channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pooling(x)
+        return self.form.on_grid(x, self.size) if self.size else x
+
+
+class Readers(nn.Module):
+    """Reads these taps of branches for a fusion: all as vectors, or all on one grid of `size`."""
+
+    def __init__(
+        self,
+        branches: Mapping[str, Branch],
+        taps: Mapping[str, tuple[int, ...]],
+        size: tuple[int, ...] | None,
+    ) -> None:
+        super().__init__()
+        self.branches, self.taps = dict(branches), taps  # a dict, as they are not part of this
+        self.of: list[list[Reader]] = nn.ModuleList(  # type: ignore[assignment]
+            nn.ModuleList(Reader(branches[name], tap, size) for tap in each)
+            for name, each in taps.items()
+        )
+        self.widths = {
+            name: [reader.width for reader in readers]
+            for name, readers in zip(taps, self.of, strict=True)
+        }
+
+    def poolings(self, name: str) -> dict[int, nn.Module | None]:
+        """By tap, what may be done to it long before."""
+        readers = self.of[list(self.taps).index(name)]
+        return {t: r.pooling for t, r in zip(self.taps[name], readers, strict=True)}
+
+    def read(self, name: str, values: Mapping[int, Tensor]) -> list[Tensor]:
+        """A branch's taps for the fusion, from their values as the network has them."""
+        readers = self.of[list(self.taps).index(name)]
+        return [reader(values[t]) for t, reader in zip(self.taps[name], readers, strict=True)]
+
+    def forward(self, values: Mapping[Stream, Tensor]) -> dict[str, list[Tensor]]:
+        return {
+            name: self.read(name, self.branches[name].read(given(values, name), taps))
+            for name, taps in self.taps.items()
+        }
+
+
+class BranchDropout(nn.Module):
+    """In training, each row goes without each branch with this chance: its taps are zeros.
+
+    As in modality dropout (Neverova et al. 2016, ModDrop) what stays is not scaled: a fusion need
+    not be a sum, and is to learn what a missing branch looks like. Of a row that would lose all
+    branches one stays, all with the same chance.
+    """
+
+    def __init__(self, chance: float) -> None:
+        super().__init__()
+        self.chance = chance
+
+    def forward(self, taps: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+        if not self.training or not self.chance:
+            return taps
+        some = next(iter(taps.values()))[0]
+        drawn = torch.rand(len(some), len(taps), device=some.device)
+        kept = (drawn >= self.chance) | (drawn == drawn.amax(1, keepdim=True))
+        return {
+            name: [torch.where(stays.view(-1, *[1] * (x.ndim - 1)), x, 0) for x in each]
+            for (name, each), stays in zip(taps.items(), kept.unbind(1), strict=True)
+        }
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean over the positions of a grid, [B, width]; a vector as it is."""
+    return x.mean((1, 2)) if x.ndim == 4 else x
+
+
+def given(values: Mapping[Stream, Tensor], name: str) -> dict[int, Tensor]:
+    """Of these values those of one branch, by how many of its stages they lie above."""
+    return {stages: value for (of, stages), value in values.items() if of == name}
+
+
+def in_order(branches: Mapping[str, object], first: tuple[str, ...]) -> tuple[str, ...]:
+    """The branches' names: these first, those of them that there are, and then the others."""
+    named = [name for name in first if name in branches]
+    return (*named, *(name for name in branches if name not in named))
+
+
+def make_fusion(fusion: Choice | str, widths: Mapping[str, list[int]]) -> nn.Module:
+    """The fusion of branches' taps of these widths."""
+    choice = fusion if isinstance(fusion, Choice) else Choice(name=fusion)
+    return FUSIONS[choice.name](flat(widths), **choice.options)
+
+
+def flat(by_branch: Mapping[str, list[Any]]) -> list[Any]:
+    """The taps of all branches, or what is known of each, in one list."""
+    return [each for of in by_branch.values() for each in of]
+
+
+def for_maps(fusion: Choice | str) -> bool:
+    """Whether this fusion is meant for maps."""
+    name = fusion.name if isinstance(fusion, Choice) else fusion
+    return getattr(FUSIONS[name], "on_maps", False)

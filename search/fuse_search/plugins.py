@@ -1,0 +1,223 @@
+"""Plugins: somebody's own Python files or modules, whose registries are added to ours.
+
+A plugin holds dicts under the names of our registries, such as `FUSIONS = {"mine": Mine}`. What
+holds for our entries holds for its own: options are keyword-only parameters with a type, best one
+of spec.py, and the first line of the docstring says what it is. Importing a plugin registers
+nothing; `use` does.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, NoReturn
+
+from pydantic import TypeAdapter, ValidationError
+
+from .errors import InputError, nearest
+from .space import catalogue
+from .space.catalogue import REGISTRIES, REQUIRED, Entry, Option
+from .space.fit import unpack
+from .version import PLUGINS
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+_registered: list[tuple[dict[str, Any], str]] = []
+"""Our registries at run time, and the names that plugins in use have added to them."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin that was imported; `digest` is the SHA-256 (hex) of its source."""
+
+    file: Path
+    digest: str
+    module: ModuleType
+
+
+def use(plugins: Iterable[str | Path]) -> None:
+    """Make these the plugins of this process; those that were in use before go.
+
+    plugins: files `path/to/mine.py`, or names of modules that Python can import.
+
+    Results are named by the plugins' source too: that of a file; of all of a package, for a module
+    in one. What a plugin imports from elsewhere is taken to stay as it is. A file is read every
+    time, a module once in a process.
+
+    Raises:
+        InputError: a plugin can't be imported, or one of its entries can't be added; with its file
+            and line.
+    """
+    found = [_import(str(plugin)) for plugin in plugins]
+    digests = {str(plugin.file): plugin.digest for plugin in found}
+    if digests == PLUGINS:
+        return
+    _remove()
+    try:
+        for plugin in {plugin.file: plugin for plugin in found}.values():
+            _add(plugin)
+    except InputError:
+        _remove()
+        raise
+    PLUGINS.update(digests)
+
+
+def _remove() -> None:
+    for registry, name in _registered:
+        del registry[name]
+    _registered.clear()
+    catalogue.ADDED.clear()
+    PLUGINS.clear()
+
+
+def _import(plugin: str) -> Plugin:
+    return _file(Path(plugin).resolve()) if plugin.endswith(".py") else _module(plugin)
+
+
+def _file(file: Path) -> Plugin:
+    try:
+        source = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"--plugin {file}: can't be read: {error.strerror}") from None
+    digest = hashlib.sha256(source).hexdigest()
+    module = ModuleType(f"plugin_{file.stem}_{digest[:8]}")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module  # where dataclasses and pickle look for it
+    try:  # no bytecode, which would be written beside it, and may be older than the source
+        exec(compile(source, str(file), "exec", dont_inherit=True), vars(module))
+    except (Exception, SystemExit) as error:
+        del sys.modules[module.__name__]
+        _refuse(error, str(file), str(file))
+    return Plugin(file, digest, module)
+
+
+@cache
+def _module(name: str) -> Plugin:
+    file = None
+    try:
+        package, found = find_spec(name.partition(".")[0]), find_spec(name)
+        if found is None or package is None or not found.has_location:
+            raise ModuleNotFoundError(f"there is no module {name!r} with a source")
+        file = str(found.origin)
+        folders = package.submodule_search_locations
+        files = sorted(Path(folders[0]).rglob("*.py")) if folders else [Path(file)]
+        content = [hashlib.sha256(each.read_bytes()).hexdigest() for each in files]
+        module = import_module(name)
+    except (Exception, SystemExit) as error:
+        _refuse(error, file, f"--plugin {name}")
+    return Plugin(Path(file), hashlib.sha256("".join(content).encode()).hexdigest(), module)
+
+
+def _refuse(error: BaseException, file: str | None, place: str) -> NoReturn:
+    """Raises InputError: what was raised by an import, and at which line of the plugin."""
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    for line in (frame.lineno for frame in frames if frame.filename == file):
+        place = f"{file}:{line}"
+    text = (str(error).splitlines() or [""])[0]
+    raise InputError(f"{place}: can't be imported: {type(error).__name__}: {text}") from None
+
+
+def _add(plugin: Plugin) -> None:
+    """Add the registries of a plugin to the catalogue and to ours at run time."""
+    tables = {
+        registry: vars(plugin.module)[variable]
+        for registry, (_, variable) in REGISTRIES.items()
+        if variable in vars(plugin.module)
+    }
+    if not tables:
+        variables = [variable for _, variable in REGISTRIES.values()]
+        like = next((v for v in vars(plugin.module) if v.isupper() and v[0] != "_"), "")
+        hint = nearest(like, variables)
+        raise InputError(f"{plugin.file}:1: a plugin must hold a registry, found none{hint}")
+    for registry, table in tables.items():
+        file, variable = REGISTRIES[registry]
+        path = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        ours = getattr(import_module(f"{__package__}.{path}"), variable)
+        if table is ours or not isinstance(table, dict):
+            place = f"{plugin.file}:{_line(plugin.file, variable)}: {variable}"
+            raise InputError(f"{place}: must be a dict of the plugin's own, such as {{'mine': …}}")
+        for name, made in table.items():
+            place = f"{plugin.file}:{_line(plugin.file, variable, name)}: {variable}"
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                rule = "a name is up to 64 letters, digits, - and _, and begins with a letter"
+                raise InputError(f"{place}: {rule}, found {name!r}")
+            if name in catalogue.names(registry):
+                raise InputError(f"{place}: there is {name!r} in {registry} already")
+            catalogue.ADDED.setdefault(registry, {})[name] = _entry(made, f"{place}: {name}")
+            ours[name] = made
+            _registered.append((ours, name))
+
+
+def _line(file: Path, variable: str, name: Any = None) -> int:
+    """Where a registry is in the source, or the key of this entry in it, as far as can be seen."""
+    for node in ast.parse(file.read_bytes()).body:
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        if any(isinstance(target, ast.Name) and target.id == variable for target in targets):
+            value = getattr(node, "value", None)
+            for key in value.keys if isinstance(value, ast.Dict) else ():
+                if isinstance(key, ast.Constant) and key.value == name:
+                    return key.lineno
+            return node.lineno
+    return 1
+
+
+def _entry(made: Any, place: str) -> Entry:
+    """What the catalogue says of a class or function."""
+    if not inspect.isclass(made) and not inspect.isfunction(made):
+        raise InputError(f"{place}: must be a class or a function, found {made!r}")
+    summary = inspect.cleandoc(made.__doc__ or "").partition("\n")[0]
+    function = _maker(made) if inspect.isclass(made) else made
+    if function is None:
+        return Entry(summary, {})
+    options, free = {}, None
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            options[name] = _option(function, parameter)
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            free = _option(function, parameter).annotation
+    return Entry(summary, options, free)
+
+
+def _maker(made: type) -> FunctionType | None:
+    """The `__init__` of a class or of what it is made from; none, where that is a library's."""
+    owner = next(each for each in made.__mro__ if "__init__" in vars(each))
+    found = vars(owner)["__init__"]
+    library = owner.__module__.partition(".")[0] in ("builtins", "torch")
+    return found if inspect.isfunction(found) and not library else None
+
+
+def _option(function: Callable[..., Any], parameter: inspect.Parameter) -> Option:
+    code = inspect.unwrap(function).__code__
+    place = f"{code.co_filename}:{code.co_firstlineno}: {function.__qualname__}"
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        raise InputError(f"{place}: the option {parameter.name!r} needs a type")
+    default = REQUIRED if parameter.default is parameter.empty else parameter.default
+    try:
+        while isinstance(annotation, str):
+            annotation = eval(annotation, inspect.unwrap(function).__globals__)
+        if unpack(annotation)[1] is None:  # or else it is the name of something
+            adapter = TypeAdapter(annotation)
+            adapter.json_schema()
+            if default is not REQUIRED:
+                adapter.validate_python(default, strict=True)
+    except ValidationError:
+        rule = f"the default of the option {parameter.name!r} doesn't fit its type"
+        raise InputError(f"{place}: {rule}, found {default!r}") from None
+    except Exception as error:  # pydantic's, or what the text of the annotation raises
+        rule = f"the type of the option {parameter.name!r} is none that a space can hold"
+        raise InputError(f"{place}: {rule}: {str(error).splitlines()[0]}") from None
+    return Option(annotation, default)

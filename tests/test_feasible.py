@@ -1,0 +1,125 @@
+"""What can't be trained here is known before, with its reason, and nothing is spent on it."""
+
+import math
+
+import pytest
+import torch
+
+from fuse_search import feasible
+from fuse_search.errors import Infeasible, InputError
+from fuse_search.faults import Fault
+from fuse_search.feasible import check
+from fuse_search.spec import Limits, TrialSpec
+from fuse_search.train.footprint import footprint
+from fuse_search.trial import Trial
+from tiny import choice, parallel, rows, same, shared, snapshot, spec
+
+FREE = Limits()
+ENSEMBLE = spec(merge={"topology": choice("ensemble", weights="average")})
+
+
+@pytest.fixture
+def here(tmp_path):
+    return shared(rows(), tmp_path, budget=0)
+
+
+def refused(given: TrialSpec, here, limits: Limits = FREE, **options) -> Infeasible:
+    with pytest.raises(Infeasible) as caught:
+        check(given, here, limits, **options)
+    return caught.value
+
+
+def costs(given: TrialSpec, here) -> dict[str, float]:
+    return Trial(given, here).costs
+
+
+@pytest.mark.parametrize("given", [spec(), ENSEMBLE], ids=["parallel", "ensemble"])
+def test_costs_above_a_limit_are_refused_by_their_share(here, given):
+    real = costs(given, here)
+    parameters, flops = real["parameters/total"], real["flops"]
+    at_limit = Limits(parameters=parameters, flops=flops, latency_ms=1e6)
+    assert check(given, here, at_limit) == parameters
+    for kind, found in (("parameters", parameters), ("flops", flops)):
+        error = refused(given, here, Limits(**{kind: found / 4}))
+        assert (error.kind, error.amount) == (kind, pytest.approx(3))
+        assert str(error) == f"{found:,.12g} {kind}, and limits.{kind} is {found / 4:,.12g}"
+    slow = refused(given, here, Limits(latency_ms=1e-6))
+    assert slow.kind == "latency_ms" and slow.amount > 0
+
+
+def test_an_ensemble_is_known_before_its_members_are_trained(here):
+    refused(ENSEMBLE, here, Limits(parameters=1))
+    check(ENSEMBLE, here, FREE)
+    assert not here.solos.exists() or list(here.solos.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("merge", "reason"),
+    [
+        ({"tap": {"a": -9, "b": -1}}, "branch a: tap -9: the branch has 3 stages"),
+        (parallel("sum", width=-1), "Trying to create tensor with negative dimension -1"),
+    ],
+)
+def test_what_does_not_fit_is_infeasible_by_a_constant(here, merge, reason):
+    error = refused(spec(merge=merge), here)
+    assert (error.kind, error.amount) == ("fit", 1.0)
+    assert str(error).startswith(reason)
+
+
+def test_wrong_input_is_no_misfit(here):
+    wrong = spec(branches={"a": {"network": choice("conv3x3"), "input": "sound"}})
+    with pytest.raises(InputError, match="the data has no input 'sound'"):
+        check(wrong, here, FREE)
+
+
+def test_memory_above_the_limit_or_what_is_free(here, monkeypatch):
+    given = spec(train={"batch_size": 16})
+    whole = footprint(feasible.untrained(given, here), given, feasible._rows(here), batch_size=16)
+    needed = (whole.weights + whole.step) / 1e6
+    check(given, here, Limits(memory_mb=needed))
+    error = refused(given, here, Limits(memory_mb=needed / 2))
+    assert (error.kind, error.amount) == ("memory_mb", pytest.approx(1))
+    monkeypatch.setattr(feasible, "free_memory", lambda device: whole.step / 3)
+    error = refused(given, here)
+    assert (error.kind, error.amount) == ("memory_mb", pytest.approx(2))
+    assert str(error).startswith("a step needs about ")
+    check(given, here, FREE, here=False)
+    check(given, here, Limits(memory_mb=needed))  # who says a limit knows what there is
+
+
+def test_a_batch_in_parts_needs_less(here):
+    given = spec(train={"batch_size": 24})
+
+    quarter = footprint(feasible.untrained(given, here), given, feasible._rows(here), 6)
+    limits = Limits(memory_mb=(quarter.weights + quarter.step) / 1e6)
+    check(given, here, limits, parts=4)
+    assert refused(given, here, limits, parts=3).amount < refused(given, here, limits).amount
+
+
+def test_a_checked_trial_comes_to_the_same_bits(tmp_path):
+    given = spec(
+        unfreeze={"depth": 1, "schedule": choice("gradual", every=1)}, train={"dropout": 0.2}
+    )
+    found = []
+    for checked in (True, False):
+        here = shared(rows(), tmp_path / str(checked), budget=0)
+        if checked:
+            check(given, here, Limits(memory_mb=1e6, latency_ms=1e6))
+        trial = Trial(given, here)
+        assert all(not math.isnan(epoch.metrics["val/loss"]) for epoch in trial.epochs())
+        found.append(snapshot(trial.network))
+    assert same(*found)
+
+
+def test_faults_tell_what_is_infeasible():
+    limit = Fault.of(Infeasible("too large", "parameters", 0.5))
+    assert (limit.reason, limit.kind, limit.amount, limit.trace) == (
+        "too large",
+        "parameters",
+        0.5,
+        "",
+    )
+    full = Fault.of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert (full.kind, full.amount) == ("memory_mb", 1.0)
+    assert full.reason.startswith("out of memory: ")
+    assert Fault.of(ZeroDivisionError("no")).kind == ""

@@ -1,0 +1,229 @@
+"""Plugins: a fusion of somebody's own in one file, and what is told of one that is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+
+from fuse_search import InputError, launch, run
+from fuse_search.plugins import use
+from fuse_search.space import catalogue, json_schema
+from fuse_search.trial import digest
+from fuse_search.version import PLUGINS
+from small_space import command
+from tiny import parallel, rows, shared, spec
+
+PLUGIN = '''\
+import torch
+from torch import nn
+
+from fuse_search.spec import Width
+
+
+class Product(nn.Module):
+    """The product of the taps, each projected to `width`."""
+
+    def __init__(self, widths: list[int], *, width: Width = 8) -> None:
+        super().__init__()
+        self.out_features = width
+        self.project = nn.ModuleList(nn.Linear(w, width) for w in widths)
+
+    def forward(self, taps: list[torch.Tensor]) -> torch.Tensor:
+        projected = [project(tap) for project, tap in zip(self.project, taps)]
+        return torch.stack(projected).prod(0)
+
+
+FUSIONS = {"product": Product}
+'''
+SPACE = """\
+study: mine
+data: {source: {multidigits: {train: 64, val: 32, test: 32}}, image_size: 16}
+tasks: {left: classification}
+branches:
+  a: {network: {conv3x3: {width: 4}}}
+  b: {network: {mlp: {width: 4}}}
+merge: {topology: {parallel: {fusion: {product: {width: {type: int, low: 2, high: 5}}}}}}
+train: {epochs: 1}
+search: {trials: 2, maximize: mean_accuracy}
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_plugins():
+    """Those of a test go when it ends."""
+    yield
+    use([])
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mine.py"
+    file.write_text(PLUGIN)
+    return file
+
+
+def test_a_fusion_of_ones_own_is_checked_searched_and_trained_again(file, capsys):
+    assert len(PLUGIN.splitlines()) < 30
+    Path("space.yaml").write_text(SPACE)
+    space, plugin = ("--space", "space.yaml"), ("--plugin", "mine.py")
+    assert "product(a+b), largest: " in command(capsys, "check", *space, *plugin).out
+    assert "product(a+b)" in command(capsys, *space, *plugin).out
+    found = json.loads(command(capsys, "status", *space, *plugin, "--json").out)
+    assert found["complete"] == 2
+    again = command(capsys, "train", "results/mine/best.yaml", *plugin).out
+    assert f"val/mean_accuracy {found['best_value']:.6g}" in again
+
+    assert "no such entry of fusions" in command(capsys, "check", *space, code=2).err
+    file.write_text(PLUGIN.replace("prod(0)", "sum(0)"))
+    said = command(capsys, *space, *plugin, code=2).err
+    assert "since the study 'mine' was begun, the plugins changed" in said
+
+
+def test_from_python_and_in_workers(file, monkeypatch):
+    def run_workers(count, device, options, progress, stop):
+        """One, in this process."""
+        reader, writer = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), "rw", strict=True))
+        print(json.dumps(options), file=writer, flush=True)
+        use([])
+        launch.work_for(reader, StringIO())
+        writer.close()
+
+    monkeypatch.setattr(launch, "run_workers", run_workers)
+    Path("space.yaml").write_text(SPACE)
+    study = run("space.yaml", 1, plugins=[file], workers=2)
+    assert study.best.merge.topology.options["fusion"].name == "product"
+    assert len(study.trials) == 1
+
+
+def test_entries_are_read_as_ours_are(file):
+    before = catalogue.entries("fusions")
+    use([str(file)])
+    found = catalogue.entries("fusions")["product"]
+    width = catalogue.entries("fusions")["sum"].options["width"].annotation
+    assert found.summary == "The product of the taps, each projected to `width`."
+    assert found.options == {"width": catalogue.Option(width, 8)}
+    assert "product" in json_schema()["definitions"]["fusions"]["anyOf"][0]["enum"]
+    use([])
+    assert catalogue.entries("fusions") == before
+
+
+def test_a_class_without_options_and_one_that_inherits_them(file):
+    file.write_text(
+        PLUGIN
+        + '''
+
+class Plain(nn.Module):
+    out_features = 3
+
+
+class Derived(Product):
+    """As the product."""
+
+
+def mine(shape, *, width: "Width", deep: bool = False) -> nn.Module:
+    """Of one's own."""
+    return nn.Flatten()
+
+
+FUSIONS["plain"], FUSIONS["derived"] = Plain, Derived
+NETWORKS = {"mine": mine}
+'''
+    )
+    use([file])
+    fusions = catalogue.entries("fusions")
+    assert fusions["plain"] == catalogue.Entry("", {})
+    assert fusions["derived"].options == fusions["product"].options
+    options = catalogue.entries("networks")["mine"].options
+    assert list(options) == ["width", "deep"] and options["width"].default is catalogue.REQUIRED
+    assert options["width"].annotation == fusions["product"].options["width"].annotation
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "rule"),
+    [
+        ("width: Width = 8", "width=8", 10, "Product.__init__: the option 'width' needs a type"),
+        ("width: Width = 8", "width: Width = 0", 10, "doesn't fit its type, found 0"),
+        ("width: Width", "width: nn.Module", 10, "the type of the option 'width' is none that"),
+        ("width: Width", "width: 'Wide'", 10, "name 'Wide' is not defined"),
+        ('"product": Product', '"sum": Product', 20, "FUSIONS: there is 'sum' in fusions already"),
+        ('"product": Product', '"a b": Product', 20, "begins with a letter, found 'a b'"),
+        ('"product": Product', '"product": 3', 20, "product: must be a class or a function"),
+        ('{"product": Product}', "[Product]", 20, "FUSIONS: must be a dict of the plugin's own"),
+        ("FUSIONS =", "FUSION =", 1, "must hold a registry, found none; did you mean 'FUSIONS'?"),
+        ("import torch\n", "import torches\n", 1, "ModuleNotFoundError: No module named 'torches'"),
+        ("import torch\n", "import sys; sys.exit(0)\n", 1, "can't be imported: SystemExit: 0"),
+        ("FUSIONS", "1 / 0\nFUSIONS", 20, "can't be imported: ZeroDivisionError: division by"),
+        ("class Product", "class class", 7, "can't be imported: SyntaxError: invalid syntax"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(file, capsys, old, new, line, rule):
+    assert old in PLUGIN
+    file.write_text(PLUGIN.replace(old, new, 1))
+    before = catalogue.entries("fusions")
+    (said,) = command(capsys, "schema", "--plugin", "mine.py", code=2).err.splitlines()
+    assert said.startswith(f"{file}:{line}: ") and rule in said
+    assert catalogue.entries("fusions") == before and not PLUGINS
+
+
+def test_our_own_registry_is_none_of_a_plugins(file):
+    file.write_text("from fuse_search.nets.networks import NETWORKS\n")
+    with pytest.raises(
+        InputError, match=r"mine.py:1: NETWORKS: must be a dict of the plugin's own"
+    ):
+        use([file])
+
+
+def test_modules_by_name_and_what_is_not_there(file, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "lab_of_mine"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "layers.py").write_text(PLUGIN)
+    (package / "fusions.py").write_text("from .layers import FUSIONS\n")
+    (package / "broken.py").write_text("import torch\nfrom . import nothing\n")
+    use(["lab_of_mine.fusions"])
+    assert "product" in catalogue.entries("fusions")
+    with pytest.raises(InputError, match=r"broken.py:2: can't be imported: ImportError: "):
+        use(["lab_of_mine.broken"])
+    for name in ("lab_of_mine.none", "no_such_lab.fusions"):
+        with pytest.raises(InputError, match=f"--plugin {name}: can't be imported: "):
+            use([name])
+    with pytest.raises(InputError, match=r"none.py: can't be read: No such file"):
+        use(["none.py"])
+
+
+def test_no_result_of_another_source_is_taken(file, tmp_path):
+    given = spec(merge=parallel("concat"))
+    here = shared(rows(), tmp_path)
+    names = [digest(given, here)]
+    for source in (PLUGIN, PLUGIN + "\n", PLUGIN):
+        file.write_text(source)
+        use([file])
+        names.append(digest(given, here))
+    use([])
+    assert digest(given, here) == names[0]
+    assert names[1] == names[3] and len(set(names)) == 3
+
+
+def test_a_plugin_that_changes_is_read_again(file):
+    from fuse_search.nets.fusions import FUSIONS
+
+    taps = [torch.full((1, 2), 2.0), torch.full((1, 2), 3.0)]
+    found = []
+    for source in (PLUGIN, PLUGIN.replace("prod(0)", "sum(0)")):
+        file.write_text(source)
+        use([file])
+        fusion = FUSIONS["product"]([2, 2], width=1)
+        for project in fusion.project:
+            torch.nn.init.ones_(project.weight)
+            torch.nn.init.zeros_(project.bias)
+        found.append(fusion(taps).item())
+    assert found == [24.0, 10.0]
+    assert not list(file.parent.glob("__pycache__")) and "mine" not in sys.modules
