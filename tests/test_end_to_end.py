@@ -194,7 +194,7 @@ def test_overrides_are_recorded(tmp_path):
 
 def test_a_killed_study_goes_on(tmp_path):
     space = tmp_path / "small.yaml"
-    space.write_text(SMALL.replace("epochs: 2", "epochs: 50"))
+    space.write_text(SMALL.replace("epochs: 2", "epochs: 20"))
     arguments = ["--space", str(space), "--trials", "2", "--set", "solo.epochs=1"]
     process = _started(arguments, tmp_path, until="study.journal", lines=30)
     process.kill()

@@ -71,9 +71,7 @@ def of_branch(value: Any, name: str) -> Any:
     return value[name] if isinstance(value, dict) else value
 
 
-Tap = (
-    Annotated[int, Le(-1)] | str | Annotated[tuple[Annotated[int, Le(-1)] | str, ...], MinLen(1)]
-)
+Tap = Annotated[int, Le(-1)] | str | Annotated[tuple[Annotated[int, Le(-1)] | str, ...], MinLen(1)]
 Depth = Whole | Literal["all"]
 Depths = Annotated[tuple[Depth, ...], MinLen(1)]
 Source = Annotated[Choice, Pick("sources")]

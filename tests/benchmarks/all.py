@@ -14,6 +14,7 @@ BENCHMARKS = (
     "planner",
     "bookkeeping",
     "resume",
+    "spaces",
     "kills",
 )
 

@@ -1,6 +1,8 @@
 """What a training step takes, against sums written out for two linear layers."""
 
 import math
+import resource
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,3 +100,23 @@ def test_latency_and_free_memory_are_measured_here():
     assert 0 < latency(Small(), spec(), INPUTS) < 1000
     assert 0 < free_memory(CPU) < 2**50
     assert free_memory(torch.device("meta")) == math.inf
+
+
+def test_nothing_of_it_stays_in_memory():
+    pages = Path("/proc/self/statm")
+    if not pages.exists():
+        pytest.skip("memory is counted on Linux")
+
+    def megabytes() -> float:
+        return int(pages.read_text("ascii").split()[1]) * resource.getpagesize() / 2**20
+
+    given, inputs = spec(), {"vector": torch.randn(4, 500_000)}
+    network = Small()
+    network.layers[0] = nn.Sequential(nn.Conv1d(1, 2, 1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(7))
+    network.layers.insert(0, nn.Unflatten(1, (1, -1)))
+    network(inputs)
+    footprint(network, given, inputs, 2)
+    before = megabytes()
+    for _ in range(4):
+        footprint(network, given, inputs, 2)
+    assert megabytes() - before < 20  # autograd keeps 48 MB of the six rows

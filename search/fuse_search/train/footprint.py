@@ -63,23 +63,21 @@ def footprint(
 def _kept(network: nn.Module, spec: TrialSpec, inputs: Mapping[str, Tensor]) -> int:
     """Bytes that autograd keeps between a forward pass and the gradients, beside the weights."""
     own = {t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())}
-    kept: dict[int, int] = {}
+    kept: dict[int, torch.UntypedStorage] = {}  # held on to, so that no two share an address
 
-    def keep(tensor: Tensor) -> Tensor:
+    def keep(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+            kept[storage.data_ptr()] = storage
 
     device = next(iter(inputs.values())).device
     with (
         torch.enable_grad(),
         autocast(in_bf16(spec.train, device), device),
-        saved_tensors_hooks(keep, lambda tensor: tensor),
+        saved_tensors_hooks(keep, lambda nothing: nothing),
     ):
-        outputs = network(inputs)  # holds on to what was kept, so that no two share an address
-    del outputs
-    return sum(kept.values())
+        network(inputs)
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def _slots(train: Train) -> float:
