@@ -253,6 +253,19 @@ def test_trials_csv(reported: tuple[Study, Path]) -> None:
     assert [row["duplicate_of"] for row in rows] == [""] * 6 + ["2"]
 
 
+def test_the_best_of_each_choice_is_told(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    for value, topology in ((0.7, "parallel"), (0.9, "cascade"), (0.8, "parallel")):
+        add(study, "a+b", value, topology=topology)
+    text = write_report(study, tmp_path / "out").read_text()
+    _, _, table = text.partition("## Best of each choice")
+    lines = [line for line in table.split("##")[0].splitlines() if line.startswith("| merge.")]
+    assert lines == [
+        "| merge.topology | cascade | 0.9000 | 1 cascade(a+b) | 1 |",
+        "| merge.topology | parallel | 0.8000 | 2 parallel(a+b) | 2 |",
+    ]
+
+
 def test_searched_numbers_are_given_as_a_range(tmp_path: Path) -> None:
     study = opened(tmp_path)
     for rate in [9e-4, 1e-5, 2e-4, 3e-4, 4e-4, 1e-2, 5e-4, 6e-4, 7e-4]:

@@ -78,15 +78,21 @@ def scored(study: Study) -> list[Row]:
     ]
 
 
+def best_first(study: Study) -> list[Row]:
+    """The scored trials from the best to the worst."""
+    sign = 1 if study.direction == "maximize" else -1
+    return sorted(scored(study), key=lambda row: -sign * (row.value or 0.0))
+
+
 def by_kind(study: Study) -> dict[str, list[Row]]:
     """The merged trials by topology and fusion; the best kind first, and in each the best trial."""
-    sign = 1 if study.direction == "maximize" else -1
     kinds: dict[str, list[Row]] = {}
-    for row in sorted(scored(study), key=lambda row: -sign * (row.value or 0.0)):
+    for row in best_first(study):
         if _role(row)[0] == "merged":
             params = row.attributes["params"]
-            fusion = params.get("parallel.fusion", "-")
-            name = params["merge.topology"] + ("" if fusion == "-" else f" {fusion}")
+            topology = params["merge.topology"]
+            fusion = params.get(f"{topology}.fusion", "-")
+            name = topology + ("" if fusion == "-" else f" {fusion}")
             kinds.setdefault(name, []).append(row)
     return kinds
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from ..study import Row, Study
-from .answer import Answer, answer, by_kind, number
+from .answer import Answer, answer, best_first, by_kind, number
 from .plots import PLOTS
 from .status import STATES
 from .table import HEADINGS, cells, sentences
@@ -100,6 +100,7 @@ def _sections(study: Study, found: Answer, folder: Path, drawn: list[str]) -> It
             "parameter and in their value."
         )
     yield from _kinds(study)
+    yield from _choices(study)
     yield from _searched(study.rows())
     yield from _failures(study.rows())
 
@@ -123,6 +124,32 @@ def _kinds(study: Study) -> Iterator[str]:
                 for name, rows in kinds.items()
             ),
         )
+
+
+def _choices(study: Study) -> Iterator[str]:
+    """The best trial of each value of each parameter that was tried with a few values only."""
+    ranked = best_first(study)
+    lines = []
+    for key in _keys(ranked, "params"):
+        by_value: dict[str, list[Row]] = {}
+        for row in ranked:
+            by_value.setdefault(row.attributes["params"].get(key, "-"), []).append(row)
+        by_value.pop("-", None)
+        if 2 <= len(by_value) <= MOST_VALUES and any(len(rows) > 1 for rows in by_value.values()):
+            lines += [
+                [
+                    key,
+                    value,
+                    number(rows[0].value or 0.0),
+                    rows[0].attributes["name"],
+                    str(len(rows)),
+                ]
+                for value, rows in by_value.items()
+            ]
+    if lines:
+        yield "## Best of each choice"
+        yield _table(["parameter", "value", study.target, "trial", "trials with it"], lines)
+        yield "Other parameters differ between these trials, too: this table suggests, no more."
 
 
 def _searched(rows: list[Row]) -> Iterator[str]:
