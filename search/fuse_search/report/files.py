@@ -119,10 +119,7 @@ def _kinds(study: Study) -> Iterator[str]:
         yield "## Best of each topology and fusion"
         yield _table(
             ["kind", study.target, "trial", "trials of this kind"],
-            (
-                [name, number(rows[0].value or 0.0), rows[0].attributes["name"], str(len(rows))]
-                for name, rows in kinds.items()
-            ),
+            ([name, *_best(rows)] for name, rows in kinds.items()),
         )
 
 
@@ -136,20 +133,16 @@ def _choices(study: Study) -> Iterator[str]:
             by_value.setdefault(row.attributes["params"].get(key, "-"), []).append(row)
         by_value.pop("-", None)
         if 2 <= len(by_value) <= MOST_VALUES and any(len(rows) > 1 for rows in by_value.values()):
-            lines += [
-                [
-                    key,
-                    value,
-                    number(rows[0].value or 0.0),
-                    rows[0].attributes["name"],
-                    str(len(rows)),
-                ]
-                for value, rows in by_value.items()
-            ]
+            lines += [[key, value, *_best(rows)] for value, rows in by_value.items()]
     if lines:
         yield "## Best of each choice"
         yield _table(["parameter", "value", study.target, "trial", "trials with it"], lines)
         yield "Other parameters differ between these trials, too: this table suggests, no more."
+
+
+def _best(rows: list[Row]) -> tuple[str, str, str]:
+    """The first one's value and name, and how many there are."""
+    return number(rows[0].value or 0.0), rows[0].attributes["name"], str(len(rows))
 
 
 def _searched(rows: list[Row]) -> Iterator[str]:
