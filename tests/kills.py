@@ -175,8 +175,8 @@ BEGIN = [
     Moment("filling a prefix", Writer, "finish", around),
 ]
 MIDDLE = [
-    AnyTime("at any time", 4.0),
-    AnyTime("at any time", 4.0),
+    AnyTime("at any time", 2.5),
+    AnyTime("at any time", 2.5),
     Moment("inside an epoch", Training, "_step", around, 5),
     Moment("inside an epoch", Training, "_step", around, 5),
     Moment("between epochs", Study, "report", around, 3),

@@ -66,6 +66,17 @@ def test_status_agrees_with_the_table_of_trials(finished):
     assert found["epochs_trained"] == found["epochs_unique"] == 12
 
 
+def test_said_again_it_answers_and_removes_what_a_cut_off_report_left(
+    finished, monkeypatch, capsys
+):
+    cwd, space, _ = finished
+    rest = cwd / "results/small/.report.md.0123"
+    rest.write_text("half of i")
+    monkeypatch.chdir(cwd)
+    assert "The best trial is" in command(capsys, "--space", space).out
+    assert not rest.exists()
+
+
 def test_the_best_spec_trains_again_to_the_same_number(finished):
     cwd, space, _ = finished
     printed = fuse_search("train", "results/small/best.yaml", cwd=cwd).stdout.splitlines()

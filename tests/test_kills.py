@@ -6,7 +6,7 @@ import pytest
 
 from killed import differing, study_killed
 
-KILLS, TRIALS = 30, 9
+KILLS, TRIALS = 30, 12
 MUST = {
     "between epochs",
     "inside an epoch",

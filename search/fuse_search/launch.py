@@ -19,7 +19,7 @@ from .patience import again
 from .preflight import preflight
 from .processes import run_workers
 from .progress import Events, Progress
-from .reconcile import reconcile
+from .reconcile import reconcile, sweep
 from .shared import Shared
 from .space import read_space
 from .spec import TrialSpec
@@ -137,6 +137,7 @@ def run(
             run_workers(workers, device, options | {"total": total}, progress, stop)
 
     if study.settled(total) and logged_best(study) and not study.leases.all():
+        sweep(opened.folder)  # of a report that was cut off
         write_report(study, opened.folder)
     else:
         if opened.ready.warning:

@@ -45,7 +45,7 @@ def reconcile(study: Study, parent: Run, folder: Path, shared: Shared) -> str:
             shutil.rmtree(rest, ignore_errors=True)
             removed += 1
     if not any(leased.values()):  # nobody is writing one now
-        removed += _unlinked(*folder.glob(".*.*"), *folder.glob("checkpoints/.*.*"))
+        removed += sweep(folder)
     if not any(shared.leases.all().values()):
         removed += _unlinked(*shared.solos.glob(".*.*"))
     removed += shared.leases.sweep()
@@ -57,6 +57,11 @@ def reconcile(study: Study, parent: Run, folder: Path, shared: Shared) -> str:
         f"{_count(removed, 'leftover')} removed": removed,
     }
     return ", ".join(text for text, count in counts.items() if count)
+
+
+def sweep(folder: Path) -> int:
+    """Remove the study's files that were never finished, while nobody writes one; how many."""
+    return _unlinked(*folder.glob(".*.*"), *folder.glob("checkpoints/.*.*"))
 
 
 def _unlinked(*unfinished: Path) -> int:
