@@ -3,22 +3,30 @@
 import pytest
 import torch
 
+from fuse_search.alone import alone
 from fuse_search.data.batches import batches, fetch
 from fuse_search.data.policies import POLICIES
 from fuse_search.data.sources import SOURCES, load
 from fuse_search.nets.fusions import FUSIONS
-from fuse_search.nets.merged import build
+from fuse_search.nets.merged import build, build_ensemble
 from fuse_search.nets.networks import NETWORKS
 from fuse_search.nets.topology import TOPOLOGIES
+from fuse_search.nets.topology.joins import JOINS
 from fuse_search.nets.unfreeze import UNFREEZINGS
-from fuse_search.spec import DataSpec
+from fuse_search.nets.weights import load_state, save_state
+from fuse_search.space import catalogue
+from fuse_search.spec import DataSpec, TrialSpec
+from fuse_search.train.checkpoint import Checkpoints
 from fuse_search.train.gradients import Gradients
-from fuse_search.train.loop import make_weighting
+from fuse_search.train.loop import Training, make_weighting
 from fuse_search.train.losses import TaskLosses
 from fuse_search.train.metrics import METRICS
 from fuse_search.train.optim import OPTIMIZERS, SCHEDULES
+from fuse_search.train.plan import Plan
+from fuse_search.train.prefixes import Prefixes
 from fuse_search.train.weightings import WEIGHTINGS
-from tiny import CPU, EVERY_TYPE, choice, fitted, parallel, rows, snapshot, spec
+from fuse_search.trial import Trial
+from tiny import CPU, EVERY_TYPE, choice, fitted, parallel, rows, same, shared, snapshot, spec
 
 DATA = rows()
 TORCHVISION = ["mobilenet_v3_small", "shufflenet_v2_x0_5"]
@@ -99,16 +107,58 @@ def test_gradients_reach_exactly_the_unfrozen_parts(case):
     assert all(p.grad is not None for p in weighting.parameters())
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_state_carries_all_that_was_learned(case):
-    given = spec(**CASES[case])
-    network = build(given, DATA)
-    next(fitted(network, given, DATA))
-    again = build(given.model_copy(update={"seed": 9}), DATA)
-    again.load_state_dict(network.state_dict())
+def outputs_of(network):
     inputs, _ = fetch(DATA, DATA.splits["val"], CPU)
-    one, two = network.eval()(inputs), again.eval()(inputs)
-    assert all(torch.equal(one[task], two[task]) for task in one)
+    return network.eval()(inputs)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_state_carries_all_that_was_learned(case, tmp_path):
+    """That of a network into one of another seed, and that of a training by way of the disk."""
+    given = spec(**CASES[case])
+    network, resumed = build(given, DATA), build(given, DATA)
+    again = build(given.model_copy(update={"seed": 9}), DATA)
+    training = Training(network, given, Plan(Prefixes(DATA, CPU), network, given))
+    next(training.epochs())
+    before, checkpoints = training.state(), Checkpoints(tmp_path)
+    checkpoints.save(before).result()
+    further = Training(resumed, given, Plan(Prefixes(DATA, CPU), resumed, given))
+    further.load(checkpoints.load())
+    after = further.state()
+    assert same(before.tensors, after.tensors) and before.about == after.about
+    again.load_state_dict(network.state_dict())
+    outputs = outputs_of(network)
+    assert same(outputs, outputs_of(again)) and same(outputs, outputs_of(resumed))
+
+
+@pytest.mark.parametrize("weights", JOINS)
+def test_a_state_carries_what_an_ensemble_has_fitted(weights, tmp_path):
+    topology = choice("ensemble", weights=weights)
+    given = spec(tasks=EVERY_TYPE, merge={"topology": topology}, solo={"epochs": 1})
+    trial = Trial(given, shared(DATA, tmp_path))
+    list(trial.epochs())
+    save_state(tmp_path / "state", trial.network.state_dict(), {})
+    other = given.model_copy(update={"seed": 9})
+    members = {name: build(alone(other, name), DATA) for name in other.merge.use}
+    again = build_ensemble(other, DATA, members).to(memory_format=torch.channels_last)
+    plain = outputs_of(again)
+    again.load_state_dict(load_state(tmp_path / "state")[0])
+    outputs = outputs_of(trial.network)
+    assert same(outputs, outputs_of(again)) and not same(outputs, plain)
+
+
+def test_no_two_entries_are_searched_under_one_name():
+    """Options are parameters of Optuna under their entry's name, beside the space's sections."""
+    registries = ("topologies", "fusions", "unfreezings", "weightings")
+    registries += ("optimizers", "schedules", "policies")
+    searched = [
+        name
+        for registry in registries
+        for name, entry in catalogue.entries(registry).items()
+        if entry.options
+    ]
+    assert len(set(searched)) == len(searched) > 20
+    assert not {*searched} & {*TrialSpec.model_fields}
 
 
 def folder(path):

@@ -4,13 +4,16 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from fuse_search import feasible
 from fuse_search.errors import Infeasible, InputError
 from fuse_search.faults import Fault
-from fuse_search.feasible import check
+from fuse_search.feasible import NoRoomNow, check
+from fuse_search.nets.fusions import FUSIONS
+from fuse_search.nets.fusions.vectors import Sum
 from fuse_search.spec import Limits, TrialSpec
-from fuse_search.train.footprint import footprint
+from fuse_search.train.footprint import footprint, free_memory
 from fuse_search.trial import Trial
 from tiny import choice, parallel, rows, same, shared, snapshot, spec
 
@@ -79,12 +82,99 @@ def test_memory_above_the_limit_or_what_is_free(here, monkeypatch):
     check(given, here, Limits(memory_mb=needed))
     error = refused(given, here, Limits(memory_mb=needed / 2))
     assert (error.kind, error.amount) == ("memory_mb", pytest.approx(1))
-    monkeypatch.setattr(feasible, "free_memory", lambda device: whole.step / 3)
+    for asked in ("free_memory", "most_memory"):
+        monkeypatch.setattr(feasible, asked, lambda device: whole.step / 3)
     error = refused(given, here)
     assert (error.kind, error.amount) == ("memory_mb", pytest.approx(2))
     assert str(error).startswith("a step needs about ")
     check(given, here, FREE, here=False)
     check(given, here, Limits(memory_mb=needed))  # who says a limit knows what there is
+
+
+def test_memory_that_others_use_now_makes_nothing_infeasible(here, monkeypatch):
+    given = spec(train={"batch_size": 16})
+    monkeypatch.setattr(feasible, "free_memory", lambda device: 100.0)
+    with pytest.raises(NoRoomNow, match="MB are free now"):
+        check(given, here, FREE)
+
+
+def test_what_is_held_of_prefixes_makes_room(here, monkeypatch):
+    memory = here.prefixes.memory
+    memory.budgets = {"ram": 1000}
+    memory.hold("values", torch.zeros(8), 1.0)
+    monkeypatch.setattr(
+        feasible, "free_memory", lambda device: 0.0 if memory.used("ram") else free_memory(device)
+    )
+    check(spec(), here, FREE)
+    assert memory.get("values") is None
+
+
+def test_the_weights_of_an_ensembles_members_are_memory(here):
+    parameters = check(ENSEMBLE, here, FREE)
+    network = feasible.untrained(ENSEMBLE, here)
+    megabytes = (4 * parameters + sum(b.nbytes for b in network.buffers())) / 1e6
+    check(ENSEMBLE, here, Limits(memory_mb=megabytes))
+    error = refused(ENSEMBLE, here, Limits(memory_mb=megabytes / 3))
+    assert (error.kind, error.amount) == ("memory_mb", pytest.approx(2))
+
+
+class Weighed(Sum):
+    """Notes where it is made."""
+
+    made: list[str]
+
+    def __init__(self, widths, *, width=128):
+        super().__init__(widths, width=width)
+        self.made.append(next(self.parameters()).device.type)
+
+
+def test_what_is_too_large_is_never_built(here, monkeypatch):
+    Weighed.made = []
+    monkeypatch.setitem(FUSIONS, "sum", Weighed)
+    given = spec(merge=parallel("sum", width=1000))
+    found = check(given, here, FREE)
+    assert "cpu" in Weighed.made
+    Weighed.made.clear()
+    assert refused(given, here, Limits(parameters=found / 2)).amount == pytest.approx(1)
+    new = 4 * (1000 * (8 + 1 + 6 + 1) + 2 * 3 * (1000 + 1))  # the sum, and two heads of 3 classes
+    for asked in ("free_memory", "most_memory"):
+        monkeypatch.setattr(feasible, asked, lambda device: new / 2)
+    error = refused(given, here)
+    assert (error.kind, error.amount) == ("memory_mb", pytest.approx(1))
+    assert str(error) == f"its weights need {new / 1e6:,.1f} MB, and there are {new / 2e6:,.1f} MB"
+    assert set(Weighed.made) == {"meta"}
+
+
+def failing(error: Exception) -> type[nn.Module]:
+    class Failing(Sum):
+        def forward(self, taps):
+            raise error
+
+    return Failing
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: device-side assert triggered"),
+        NotImplementedError("not yet"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        AttributeError("no such thing"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_not_about_shapes_is_no_misfit(here, monkeypatch, error):
+    monkeypatch.setitem(FUSIONS, "sum", failing(error))
+    with pytest.raises(type(error)) as caught:
+        check(spec(merge=parallel("sum")), here, FREE)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("error", [AssertionError, IndexError, TypeError, ValueError, RuntimeError])
+def test_what_may_be_about_shapes_is_a_misfit(here, monkeypatch, error):
+    monkeypatch.setitem(FUSIONS, "sum", failing(error("by 3 and 4")))
+    assert str(refused(spec(merge=parallel("sum")), here)) == "by 3 and 4"
 
 
 def test_a_batch_in_parts_needs_less(here):

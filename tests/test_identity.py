@@ -65,6 +65,19 @@ def test_entries_of_a_cascade_beyond_the_stages_are_one():
     assert same(cascade(1), cascade(1, ("a",))) and not same(cascade(1), cascade(1, ("b",)))
 
 
+def test_a_tap_by_a_name_may_lie_anywhere_in_a_cascade():
+    """Above `block1` of `b` no stage can be dropped, so each of these trains other stages."""
+
+    def tapped(entry, depth):
+        topology = choice("cascade", entry=entry, order=("a", "b"))
+        merge = {"topology": topology, "tap": {"a": -1, "b": ("block1", -1)}}
+        return spec(merge=merge, unfreeze=unfreeze({"a": "all", "b": depth}))
+
+    assert not same(tapped(2, 1), tapped(2, 2)) and not same(tapped(2, 2), tapped(2, 3))
+    assert not same(tapped(0, 1), tapped(1, 1)) and not same(tapped(2, 1), tapped(5, 1))
+    assert same(tapped(2, 3), tapped(2, 7))
+
+
 def test_what_rejoins_a_cascade_counts():
     def cascade(rejoin):
         options = {"entry": 0, "order": (), "rejoin": rejoin}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import pytest
 import torch
 
 from fuse_search import InputError, launch, run
+from fuse_search.logged import describe
 from fuse_search.plugins import use
 from fuse_search.space import catalogue, json_schema
 from fuse_search.trial import digest
 from fuse_search.version import PLUGINS
 from small_space import command
-from tiny import parallel, rows, shared, spec
+from tiny import choice, parallel, rows, shared, spec
 
 PLUGIN = '''\
 import torch
@@ -153,6 +155,9 @@ NETWORKS = {"mine": mine}
         ("width: Width", "width: nn.Module", 10, "the type of the option 'width' is none that"),
         ("width: Width", "width: 'Wide'", 10, "name 'Wide' is not defined"),
         ('"product": Product', '"sum": Product', 20, "FUSIONS: there is 'sum' in fusions already"),
+        ('"product": Product', '"adamw": Product', 20, "there is 'adamw' in optimizers already"),
+        ('"product": Product', '"train": Product', 20, "'train' is a section of the space"),
+        ("FUSIONS =", "WEIGHTS =", 20, "WEIGHTS: no plugin can add any: name a checkpoint file"),
         ('"product": Product', '"a b": Product', 20, "begins with a letter, found 'a b'"),
         ('"product": Product', '"product": 3', 20, "product: must be a class or a function"),
         ('{"product": Product}', "[Product]", 20, "FUSIONS: must be a dict of the plugin's own"),
@@ -178,6 +183,43 @@ def test_our_own_registry_is_none_of_a_plugins(file):
         InputError, match=r"mine.py:1: NETWORKS: must be a dict of the plugin's own"
     ):
         use([file])
+
+
+def test_one_name_in_two_registries_is_refused(file):
+    """Their options would be one parameter in Optuna; those of metrics are none."""
+    made = "\n\ndef warm(now, *, width: Width = 3):\n    return 1.0\n\n\n"
+    file.write_text(PLUGIN + made + 'SCHEDULES = {"warm": warm}\nOPTIMIZERS = {"warm": warm}\n')
+    with pytest.raises(InputError, match=r"mine.py:27: .* 'warm' in optimizers already"):
+        use([file])
+    metric = "\n\ndef worst(true, predicted):\n    return 0.0\n\n\n"
+    file.write_text(PLUGIN + metric + 'ORDINAL = {"worst": worst}\nREGRESSION = {"worst": worst}\n')
+    use([file])
+    assert "worst" in catalogue.entries("ordinal") and "worst" in catalogue.entries("regression")
+
+
+def test_a_file_is_executed_once_as_long_as_it_stays(file):
+    file.write_text(PLUGIN + "print('executed')\n")
+    with redirect_stdout(StringIO()) as said:
+        for _ in range(2):  # as the command line does: to read the space, and to open the study
+            use(["mine.py"])
+        use([])
+        use([file])
+    assert said.getvalue() == "executed\n"
+
+
+def test_a_topology_of_ones_own_has_a_readable_name():
+    """Whether or not it has options of the same names as ours."""
+    named = {
+        "parallel": {"fusion": choice("gated")},
+        "trunk": {"fusion": choice("sum")},
+        "star": {},
+        "ring": {"fusion": choice("sum")},
+        "tree": {"fusion": None},
+        "bush": {"fusion": "all"},
+    }
+    found = [describe(spec(merge={"topology": choice(n, **of)})) for n, of in named.items()]
+    expected = ["gated", "trunk sum", "star", "ring sum", "tree", "bush"]
+    assert found == [f"{name}(a+b) dall" for name in expected]
 
 
 def test_modules_by_name_and_what_is_not_there(file, tmp_path, monkeypatch):

@@ -5,10 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from fuse_search import feasible
 from fuse_search.cli import main
-from fuse_search.preflight import _corners, preflight
+from fuse_search.corners import corners, most_and_fewest
+from fuse_search.errors import InputError
+from fuse_search.nets.fusions import FUSIONS
+from fuse_search.nets.fusions.vectors import Sum
+from fuse_search.preflight import preflight
 from fuse_search.space import read_space
+from tiny import rows
 
 Capture = pytest.CaptureFixture[str]
 
@@ -141,16 +148,163 @@ def test_a_space_without_a_corner_that_fits_is_refused(tmp_path: Path, capsys: C
         for tap, end in ((-9, "smallest"), (-7, "largest"))
     ]
     (line,) = refused(capsys, space, "--set", "limits={parameters: 1000}")
-    assert line.endswith(
-        "561,034 parameters, and limits.parameters is 1,000 (in the corner concat(small), smallest)"
+    assert line == (
+        "--set limits={parameters: 1000}: limits.parameters: no corner keeps the limits: 561,034 "
+        "parameters, and limits.parameters is 1,000 (in the corner concat(small), smallest)"
     )
 
 
 def test_what_is_not_there_is_wrong_in_any_corner(tmp_path: Path, capsys: Capture) -> None:
     space = write(tmp_path, "multidigits")
-    taps = "merge.tap={type: categorical, choices: [-1, blok1]}"
+    taps = "merge.tap={type: categorical, choices: [-1, [-2, blok1]]}"
     (line,) = refused(capsys, space, "--set", taps)
-    assert "blok1" in line and "did you mean 'block1'?" in line
+    assert ": merge.tap: branch small: tap 'blok1': the network has no module" in line
+    assert line.endswith("did you mean 'block1'?")
+
+
+THREE = """
+study: three
+data: {source: multidigits}
+tasks: {left: classification}
+branches: {a: {network: conv3x3}, b: {network: conv5x5}, c: {network: {mlp: {width: 32}}}}
+merge:
+  use: {type: subset, min: 1}
+  topology:
+    parallel:
+      fusion:
+        type: categorical
+        choices: [{concat: {width: 512}}, {sum: {width: {type: int, low: 8, high: 256}}}]
+losses: {auxiliary: {type: categorical, choices: [0.0, 0.5]}}
+train: {optimizer: {type: categorical, choices: [adamw, sgd, lion]}}
+"""
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    file = tmp_path / "three.yaml"
+    file.write_text(THREE, encoding="utf-8")
+    return file
+
+
+def costs(file: Path, *overrides: str) -> dict[str, int]:
+    """The parameters by way and end, of corners of this space."""
+    return preflight(read_space(file, overrides), "cpu", file.parent).corners
+
+
+def at_most(parameters: int) -> str:
+    return f"limits={{parameters: {parameters}}}"
+
+
+def test_a_branch_alone_may_be_what_the_limits_allow(three: Path, capsys: Capture) -> None:
+    free = costs(three)
+    all_used = {name for name in free if "(a+b+c)" in name}
+    assert {name for name in free if name.endswith("smallest") and name not in all_used} == {
+        f"concat({name}), smallest" for name in "abc"
+    }
+    tight = min(free[name] for name in all_used) - 1
+    kept = costs(three, at_most(tight))
+    assert kept == {name: found for name, found in free.items() if found <= tight}
+    # what no corner of the first round keeps
+    below_all = min(free.values()) - 1
+    (name,) = costs(three, at_most(below_all))
+    assert name == "sum(c), smallest"
+    (line,) = refused(capsys, three, "--set", at_most(1000))
+    assert ": no corner keeps the limits: " in line
+    assert line.endswith("(in the corner sum(c), smallest)")
+
+
+def test_branches_have_their_turn_where_few_may_be_used_at_once(
+    three: Path, capsys: Capture
+) -> None:
+    few = "merge.use={type: subset, min: 2, max: 2}"
+    assert {name.partition(")")[0].partition("(")[2] for name in costs(three, few)} == {
+        "a+b",
+        "b+c",
+    }
+    taps = "merge.tap={a: -1, b: -1, c: {type: categorical, choices: [-1, no_such_layer]}}"
+    for use in (few, "merge.use=[a, b]", "merge.use={type: categorical, choices: [[a], [a, b]]}"):
+        (line,) = refused(capsys, three, "--set", use, "--set", taps)
+        assert "merge.tap: branch c: tap 'no_such_layer': the network has no module" in line
+
+
+def test_each_way_of_merging_is_told_once(three: Path, capsys: Capture) -> None:
+    ready = preflight(read_space(three), "cpu", three.parent)
+    assert len(ready.tried.parameters) > len(ready.corners)
+    assert any("optimizer sgd" in str(name) for name in ready.tried.parameters)
+    ways = [f"{fusion}(a+b+c)" for fusion in ("concat", "sum")]
+    told = [f"{way}, {end}" for end in ("smallest", "largest") for way in ways]
+    told += [f"concat({name}), smallest" for name in "abc"] + [f"sum({n}), largest" for n in "abc"]
+    lines = [line for line in checked(capsys, three) if line.endswith("parameters")]
+    assert sorted(line.strip().partition(":")[0] for line in lines) == sorted(told)
+
+
+class Nameless(nn.Module):
+    """A fusion that forgot its `out_features`."""
+
+    def __init__(self, widths: list[int], *, width: int = 128) -> None:
+        super().__init__()
+
+
+def test_a_mistake_in_a_plugin_is_told_in_a_line(
+    three: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FUSIONS, "sum", Nameless)
+    with pytest.raises(InputError) as caught:
+        preflight(read_space(three), "cpu", three.parent)
+    (line,) = str(caught.value).splitlines()
+    reason = "AttributeError: 'Nameless' object has no attribute 'out_features'"
+    assert line.startswith(f"{three}:8: merge.topology: {reason} (in the corner sum(")
+
+
+class Greedy(Sum):
+    """A fusion that wants more memory than there is."""
+
+    def forward(self, taps: list[torch.Tensor]) -> torch.Tensor:
+        raise torch.OutOfMemoryError("Tried to allocate 17 GiB")
+
+
+def test_a_corner_that_lacks_memory_is_infeasible(
+    three: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FUSIONS, "sum", Greedy)
+    ready = preflight(read_space(three), "cpu", three.parent)
+    assert ready.corners and {
+        reason for name, reason in ready.infeasible.items() if name.startswith("sum(")
+    } == {"out of memory: Tried to allocate 17 GiB"}
+    monkeypatch.setattr(feasible, "free_memory", lambda device: 0.0)
+    with pytest.raises(InputError, match=r"its weights need 0\.\d MB, and 0\.0 MB are free now"):
+        preflight(read_space(three), "cpu", three.parent)
+
+
+def test_corners_are_judged_in_parts_as_trials_are(tmp_path: Path) -> None:
+    file, batch = write(tmp_path, "multidigits"), "train.batch_size=512"
+    space = read_space(file, [batch])
+    shared, (spec, *_) = preflight(space, "cpu", tmp_path).shared, corners(space, [{}]).values()
+    network = feasible.untrained(spec, shared)
+    needed = [feasible._needed(network, spec, shared, parts) for parts in (1, 2, 4)]
+    whole, half, quarter = ((each.weights + each.step) / 1e6 for each in needed)
+    assert quarter < half < whole
+    for limit, fits in ((half, True), (quarter / 2, False)):
+        limited = read_space(file, [batch, f"limits={{memory_mb: {limit}}}"])
+        if fits:
+            assert preflight(limited, "cpu", tmp_path).warning == ""
+        else:
+            with pytest.raises(InputError, match="no corner keeps the limits: "):
+                preflight(limited, "cpu", tmp_path)
+
+
+def test_how_branches_are_trained_alone_must_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = rows()
+    del vectors.inputs["image"]
+    monkeypatch.setattr("fuse_search.shared.load", lambda about, seed: vectors)
+    file = write(tmp_path, "multidigits")
+    network = "branches.small={network: mlp, input: vector}"
+    assert preflight(read_space(file, [network]), "cpu", tmp_path).corners
+    with pytest.raises(InputError) as caught:
+        preflight(read_space(file, [network, "solo={cutmix: 1.0}"]), "cpu", tmp_path)
+    assert str(caught.value).startswith("--set solo={cutmix: 1.0}: solo.cutmix: no input is an")
 
 
 MANY = """
@@ -182,9 +336,17 @@ train:
 def test_corners_have_every_choice_and_not_every_combination(tmp_path: Path) -> None:
     file = tmp_path / "many.yaml"
     file.write_text(MANY, encoding="utf-8")
-    found = _corners(read_space(file))
-    by_end = {end: [s for name, s in found.items() if end in name] for end in ("smallest", "large")}
-    for specs in by_end.values():
+    space = read_space(file)
+    alone, all_used = most_and_fewest(space)[1:], most_and_fewest(space)[:1]
+    assert [list(use.values()) for use in (*all_used, *alone)] == [
+        [True, True],
+        [True, False],
+        [False, True],
+    ]
+    assert {s.merge.use for s in corners(space, alone).values()} == {("a",), ("b",)}
+    found = corners(space, all_used)
+    for end in ("smallest", "largest"):
+        specs = [spec for name, spec in found.items() if end in name.way]
         assert len(specs) <= 10  # of 2 * 4 * 2 * (3 + 1 + 1 + 2) + 2 * 2 combinations
         topologies = [spec.merge.topology for spec in specs]
         fusions = [t.options["fusion"] for t in topologies if t.name == "parallel"]

@@ -207,8 +207,8 @@ merge:
 unfreeze:
   schedule: {a: {gradual: {every: {type: int, low: 1, high: 2}}}, b: {gradual: {every: {type: int, low: 3, high: 4}}}}
   lr_decay: {a: {type: float, low: 0.5, high: 0.9}, c: {type: float, low: 0.1, high: 0.2}}
-  lr_factor: {type: float, low: 1, high: 2}
-  l2_sp: {b: {type: float, low: 0.1, high: 1}}
+  lr_factor: {b: {type: float, low: 0.1, high: 0.5, log: true}}
+  l2_sp: {type: float, low: 0.1, high: 1}
 losses: {auxiliary: {type: float, low: 0.1, high: 1}}
 train: {ema: {type: categorical, choices: [null, 0.9]}}
 """  # noqa: E501
@@ -220,7 +220,7 @@ def test_only_what_belongs_to_the_branches_in_use_is_asked(tmp_path: Path) -> No
     space = read_space(file)
     of = {
         "a": ("merge.tap.a", "unfreeze.schedule.a.gradual.every", "unfreeze.lr_decay.a"),
-        "b": ("merge.tap.b.1", "unfreeze.schedule.b.gradual.every", "unfreeze.l2_sp.b"),
+        "b": ("merge.tap.b.1", "unfreeze.schedule.b.gradual.every", "unfreeze.lr_factor.b"),
         "c": ("unfreeze.lr_decay.c",),
     }
     seen = set()
@@ -235,7 +235,11 @@ def test_only_what_belongs_to_the_branches_in_use_is_asked(tmp_path: Path) -> No
         assert ("trunk.fusion.concat.width" in asked) == (topology.name == "trunk")
         if merges:
             assert set(spec.unfreeze.schedule) == set(spec.unfreeze.lr_decay) == {*spec.merge.use}
-            assert isinstance(spec.unfreeze.lr_factor, float)
+            assert isinstance(spec.unfreeze.l2_sp, float)
+            factors = {
+                name: asked.get(f"unfreeze.lr_factor.{name}", 1.0) for name in spec.merge.use
+            }
+            assert spec.unfreeze.lr_factor == factors
         else:
             assert (spec.unfreeze, spec.losses) == (Unfreeze(), Losses())
             assert (spec.merge.tap, spec.merge.branch_dropout) == (-1, 0.0)

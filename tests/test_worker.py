@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from claimant import opened
-from fuse_search import attempt
+from fuse_search import attempt, feasible
 from fuse_search.errors import StudyStopped
 from fuse_search.opening import open_all
 from fuse_search.progress import Progress
@@ -273,3 +273,15 @@ def test_what_costs_too_much_is_infeasible_and_costs_no_epoch(folder):
     ended = {"complete": ("FINISHED", "complete", [0]), "infeasible": ("FAILED", "infeasible", [])}
     assert bench.runs() == [ended[state] for state in states]
     assert status(bench.study)["epochs_trained"] == 4
+
+
+def test_memory_that_others_use_ends_a_trial_and_makes_it_no_constraint(folder, monkeypatch):
+    bench = Bench(folder)
+    monkeypatch.setattr(feasible, "free_memory", lambda device: 0.0)
+    bench.one()
+    assert bench.said.getvalue().count("once more with batches in 4 parts") == 1
+    (row,) = bench.study.rows()
+    assert (row.state, row.attributes["parts"]) == ("failed", 4)
+    assert row.attributes["reason"].endswith("and 0.0 MB are free now")
+    assert bench.study._study.get_trials()[0].constraints == {}
+    assert bench.runs() == [("FAILED", "failed", [])]

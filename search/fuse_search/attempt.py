@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .faults import MEMORY, Fault
-from .feasible import check
+from .feasible import PARTS, NoRoomNow, check
 from .identity import identity
 from .logged import describe, finish, plain
 from .nets.weights import save_state
@@ -26,9 +26,6 @@ from .train.checkpoint import Checkpoints
 from .train.loop import Epoch
 from .trial import Trial
 from .written import written
-
-PARTS = 4
-"""In how many parts a batch goes through the network after it was too large as a whole."""
 
 
 @dataclass
@@ -125,7 +122,8 @@ class Attempt:
             return self._trained(run, parts)
         except Exception as error:
             fault = Fault.of(error)
-            if fault.kind != MEMORY or parts > 1:
+            lacking = fault.kind == MEMORY or isinstance(error, NoRoomNow)
+            if not lacking or parts > 1:
                 raise
         # Outside of the handler: the error would hold on to the network.
         self._free_memory()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from .alone import alone
@@ -13,9 +16,19 @@ from .nets.merged import Merged, build_ensemble, join, tapped
 from .nets.topology import Ensemble
 from .shared import Shared
 from .spec import Limits, TrialSpec
-from .train.footprint import MORE, footprint, free_memory, latency
+from .train.footprint import MORE, Footprint, footprint, free_memory, latency, most_memory
 
 MB = 1e6
+PARTS = 4
+"""In how many parts a batch goes through the network after it was too large as a whole."""
+MISFITS = (TrialError, RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+"""What building and running a network raises where its parts don't fit each other."""
+BROKEN = ("CUDA", "cuDNN")
+"""What torch's errors without a class of their own name when they aren't about shapes."""
+
+
+class NoRoomNow(TrialError):
+    """Others use the memory that is needed, which may be free later."""
 
 
 def check(
@@ -23,61 +36,109 @@ def check(
 ) -> int:
     """Build the spec's network from branches as they start, and count its parameters.
 
-    `parts`: in how many parts a batch goes through it. `here`: whether the memory that the device
-    has free right now is a limit too, where there is none in `limits`.
+    `parts`: in how many parts a batch goes through it. `here`: whether the device's memory is a
+    limit to a step, too, where there is none in `limits`.
 
     Raises:
         Infeasible: its parts don't fit each other, or it costs more than there is or may be.
+        NoRoomNow: there would be memory enough, if others didn't use it.
         InputError: something that the spec names isn't there.
     """
-    try:
+    _weigh(spec, shared, limits)
+    with _misfits():
         network = untrained(spec, shared)
-        members = [network] if isinstance(network, Merged) else list(network.members)
-        parameters = sum(p.numel() for p in network.parameters())
-        _at_most(limits.parameters, "parameters", parameters)
         network.to(shared.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        _at_most(limits.flops, "flops", sum(member.flops() for member in members))  # type: ignore[operator]
-        if isinstance(network, Merged) and (here or limits.memory_mb):
-            _fits_memory(network, spec, shared, limits, parts)
-        if limits.latency_ms:
+        members = [network] if isinstance(network, Merged) else list(network.members)
+        flops = sum(member.flops() for member in members)  # type: ignore[operator]
+    parameters = _counted(network, limits)
+    _at_most(limits.flops, "flops", flops)
+    if here or limits.memory_mb:
+        needed = _needed(network, spec, shared, parts)
+        _at_most(limits.memory_mb, "memory_mb", (needed.weights + needed.step) / MB)
+        if not limits.memory_mb:  # the weights have their place already
+            _have_room(needed.step, "a step needs about", shared, shared.device)
+    if limits.latency_ms:
+        with _misfits():
             milliseconds = latency(network, spec, _rows(shared))
-            _at_most(limits.latency_ms, "latency_ms", milliseconds)
-    except Infeasible:
-        raise
-    except (TrialError, RuntimeError, ValueError) as error:  # torch: the shapes don't fit
-        if lacking_memory(error):
-            raise
-        raise Infeasible(str(error).partition("\n")[0], "fit", UNKNOWN) from None
+        _at_most(limits.latency_ms, "latency_ms", milliseconds)
     return parameters
 
 
-def untrained(spec: TrialSpec, shared: Shared) -> Merged | Ensemble:
+def untrained(spec: TrialSpec, shared: Shared, device: str = "cpu") -> Merged | Ensemble:
     """The spec's network as it would be built, without any training before; not to be changed.
 
-    Raises TrialError, RuntimeError or ValueError where its parts don't fit each other.
+    What is new above the branches lies on the device; on `meta` it takes no memory.
+
+    Raises one of MISFITS where its parts don't fit each other.
     """
     fits(spec.train, [tuple(values.shape[1:]) for values in shared.data.inputs.values()])
     names = spec.merge.use
     if spec.merge.topology.name == "ensemble":
-        return build_ensemble(
-            spec, shared.data, {n: untrained(alone(spec, n), shared) for n in names}
-        )
+        members = {n: untrained(alone(spec, n), shared, device) for n in names}
+        with torch.device(device):
+            return build_ensemble(spec, shared.data, members)
     branches = {n: tapped(shared.untrained(spec, n).twin(), n, spec) for n in names}
-    return join(spec, shared.data, branches)
+    with torch.device(device):
+        return join(spec, shared.data, branches)
 
 
-def _fits_memory(
-    network: Merged, spec: TrialSpec, shared: Shared, limits: Limits, parts: int
-) -> None:
-    rows = min(spec.train.batch_size, len(shared.data.splits["train"]))
-    needed = footprint(network, spec, _rows(shared), -(-rows // parts))
-    if limits.memory_mb:
-        _at_most(limits.memory_mb, "memory_mb", (needed.weights + needed.step) / MB)
+def _weigh(spec: TrialSpec, shared: Shared, limits: Limits) -> None:
+    """Refuse a network that is too large before its weights take any memory."""
+    try:
+        sketch = untrained(spec, shared, "meta")
+    except Exception:  # whether it is at fault shows where it is built for real
         return
-    free = free_memory(shared.device)  # the weights have their place already
-    if needed.step > free:
-        reason = f"a step needs about {needed.step / MB:,.1f} MB, {free / MB:,.1f} MB are free"
-        raise Infeasible(reason, MEMORY, needed.step / max(free, 1.0) - 1)
+    _counted(sketch, limits)
+    new = sum(t.nbytes for t in (*sketch.parameters(), *sketch.buffers()) if t.is_meta)
+    for device in {torch.device("cpu"), shared.device}:
+        _have_room(new, "its weights need", shared, device)
+
+
+@contextmanager
+def _misfits() -> Iterator[None]:
+    """Inside, what says that parts don't fit each other becomes Infeasible, and nothing else."""
+    try:
+        yield
+    except MISFITS as error:
+        if isinstance(error, RuntimeError) and not _of_shapes(error):
+            raise
+        raise Infeasible(str(error).partition("\n")[0], "fit", UNKNOWN) from None
+
+
+def _of_shapes(error: RuntimeError) -> bool:
+    """Whether it may be about shapes: torch has no class for that, but has some for all else."""
+    broken = lacking_memory(error) or any(name in str(error) for name in BROKEN)
+    return type(error) is RuntimeError and not broken
+
+
+def _counted(network: Merged | Ensemble, limits: Limits) -> int:
+    """How many parameters it has, which may be no more than the limit."""
+    parameters = sum(p.numel() for p in network.parameters())
+    _at_most(limits.parameters, "parameters", parameters)
+    return parameters
+
+
+def _needed(network: Merged | Ensemble, spec: TrialSpec, shared: Shared, parts: int) -> Footprint:
+    """The memory of a step; an ensemble has none, but weights."""
+    if isinstance(network, Ensemble):
+        return Footprint(sum(t.nbytes for t in (*network.parameters(), *network.buffers())), 0)
+    rows = min(spec.train.batch_size, len(shared.data.splits["train"]))
+    with _misfits():
+        return footprint(network, spec, _rows(shared), -(-rows // parts), whole=parts == 1)
+
+
+def _have_room(nbytes: float, what: str, shared: Shared, device: torch.device) -> None:
+    """Raise where so many bytes can't be had on the device: never or not now."""
+    if nbytes <= free_memory(device):
+        return
+    shared.prefixes.memory.clear()  # it can be read again
+    if nbytes <= (free := free_memory(device)):
+        return
+    needed, most = f"{what} {nbytes / MB:,.1f} MB", most_memory(device)
+    if nbytes > most:
+        reason = f"{needed}, and there are {most / MB:,.1f} MB"
+        raise Infeasible(reason, MEMORY, nbytes / max(most, 1.0) - 1)
+    raise NoRoomNow(f"{needed}, and {free / MB:,.1f} MB are free now")
 
 
 def _rows(shared: Shared) -> dict[str, torch.Tensor]:

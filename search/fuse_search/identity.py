@@ -42,8 +42,11 @@ def _canonical(found: dict[str, Any], spec: TrialSpec, stages: dict[str, int]) -
         first = [name for name in topology.options["order"] if name in use]
         order = first + [name for name in use if name not in first]
         entry = topology.options["entry"]
-        entries = {n: min(entry, _stages(min, taps[n], stages[n]) - 1) for n in order[1:]}
-        used |= {name: used[name] - entry for name, entry in entries.items()}
+        entries = dict.fromkeys(order[1:], entry)
+        for name in entries:
+            if all(isinstance(tap, int) for tap in taps[name]):  # else it stays as it is written
+                entries[name] = min(entry, _stages(min, taps[name], stages[name]) - 1)
+                used[name] -= entries[name]
         found["merge"]["topology"]["cascade"] |= {"order": order, "entry": entries}
     found["unfreeze"] = _unfreezing(spec, used)
 
@@ -53,7 +56,7 @@ def _taps(tap: Tap) -> list[int | str]:
 
 
 def _stages(which: Callable[[list[int]], int], taps: list[int | str], stages: int) -> int:
-    """How many stages lie below the highest or lowest tap; one by a name may be the last one."""
+    """How many stages lie below the highest or lowest tap; one by a name counts as the last."""
     return max(1, stages + 1 + which([tap if isinstance(tap, int) else -1 for tap in taps]))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .figures import confusion, curves
-from .spec import TrialSpec
+from .spec import Choice, TrialSpec
 from .tracker import Run
 from .train.loop import Epoch
 from .train.planner import Decision
@@ -50,8 +50,10 @@ def describe(spec: TrialSpec) -> str:
         first = [name for name in topology.options["order"] if name in use]
         chain = "→".join([*first, *(name for name in use if name not in first)])
         return f"cascade({chain}) d{','.join(depths)}"
-    into = "trunk " if topology.name == "trunk" else ""
-    return f"{into}{topology.options['fusion'].name}({'+'.join(use)}) d{','.join(depths)}"
+    fusion, how = topology.options.get("fusion"), [topology.name]  # a plugin's may have none
+    if isinstance(fusion, Choice):
+        how = [fusion.name] if topology.name == "parallel" else [topology.name, fusion.name]
+    return f"{' '.join(how)}({'+'.join(use)}) d{','.join(depths)}"
 
 
 @cache

@@ -21,7 +21,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -29,9 +29,12 @@ from .errors import InputError, nearest
 from .space import catalogue
 from .space.catalogue import REGISTRIES, REQUIRED, Entry, Option
 from .space.fit import unpack
+from .spec import TaskSpec, TrialSpec
 from .version import PLUGINS
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+METRICS = get_args(TaskSpec.model_fields["type"].annotation)
+"""The registries of metrics, by type of task; a space can't search among these."""
 
 _registered: list[tuple[dict[str, Any], str]] = []
 """Our registries at run time, and the names that plugins in use have added to them."""
@@ -52,8 +55,8 @@ def use(plugins: Iterable[str | Path]) -> None:
     plugins: files `path/to/mine.py`, or names of modules that Python can import.
 
     Results are named by the plugins' source too: that of a file; of all of a package, for a module
-    in one. What a plugin imports from elsewhere is taken to stay as it is. A file is read every
-    time, a module once in a process.
+    in one. What a plugin imports from elsewhere is taken to stay as it is. A file is run again when
+    it has changed, a module once in a process.
 
     Raises:
         InputError: a plugin can't be imported, or one of its entries can't be added; with its file
@@ -82,14 +85,17 @@ def _remove() -> None:
 
 
 def _import(plugin: str) -> Plugin:
-    return _file(Path(plugin).resolve()) if plugin.endswith(".py") else _module(plugin)
-
-
-def _file(file: Path) -> Plugin:
+    if not plugin.endswith(".py"):
+        return _module(plugin)
+    file = Path(plugin).resolve()
     try:
-        source = file.read_bytes()
+        return _file(file, file.read_bytes())
     except OSError as error:
         raise InputError(f"--plugin {file}: can't be read: {error.strerror}") from None
+
+
+@cache
+def _file(file: Path, source: bytes) -> Plugin:
     digest = hashlib.sha256(source).hexdigest()
     module = ModuleType(f"plugin_{file.stem}_{digest[:8]}")
     module.__file__ = str(file)
@@ -144,6 +150,9 @@ def _add(plugin: Plugin) -> None:
         raise InputError(f"{plugin.file}:1: a plugin must hold a registry, found none{hint}")
     for registry, table in tables.items():
         file, variable = REGISTRIES[registry]
+        if registry == "weights":
+            rule = "no plugin can add any: name a checkpoint file in the space"
+            raise InputError(f"{plugin.file}:{_line(plugin.file, variable)}: {variable}: {rule}")
         path = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         ours = getattr(import_module(f"{__package__}.{path}"), variable)
         if table is ours or not isinstance(table, dict):
@@ -151,14 +160,23 @@ def _add(plugin: Plugin) -> None:
             raise InputError(f"{place}: must be a dict of the plugin's own, such as {{'mine': …}}")
         for name, made in table.items():
             place = f"{plugin.file}:{_line(plugin.file, variable, name)}: {variable}"
-            if not isinstance(name, str) or not NAME.fullmatch(name):
-                rule = "a name is up to 64 letters, digits, - and _, and begins with a letter"
-                raise InputError(f"{place}: {rule}, found {name!r}")
-            if name in catalogue.names(registry):
-                raise InputError(f"{place}: there is {name!r} in {registry} already")
+            _check_name(name, registry, place)
             catalogue.ADDED.setdefault(registry, {})[name] = _entry(made, f"{place}: {name}")
             ours[name] = made
             _registered.append((ours, name))
+
+
+def _check_name(name: Any, registry: str, place: str) -> None:
+    """Options are searched under an entry's name, which no other entry or section may have."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        rule = "a name is up to 64 letters, digits, - and _, and begins with a letter"
+        raise InputError(f"{place}: {rule}, found {name!r}")
+    others = [registry] if registry in METRICS else [r for r in REGISTRIES if r not in METRICS]
+    for other in others:
+        if name in catalogue.names(other):
+            raise InputError(f"{place}: there is {name!r} in {other} already")
+    if registry not in METRICS and name in TrialSpec.model_fields:
+        raise InputError(f"{place}: {name!r} is a section of the space")
 
 
 def _line(file: Path, variable: str, name: Any = None) -> int:

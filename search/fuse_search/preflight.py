@@ -3,51 +3,82 @@
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from .corners import Name, corners, fewest, most_and_fewest
+from .data.augment import fits
 from .data.batches import fetch
-from .errors import Infeasible, InputError, TrialError
-from .feasible import check
+from .errors import InputError, TrialError
+from .faults import MEMORY, Fault
+from .feasible import PARTS, NoRoomNow, check
 from .identity import checkpoint_contents
+from .nets.branch import Branch
 from .shared import Shared, open_shared
-from .space import Space
-from .spec import Merge, TrialSpec
-from .suggest import Corner, suggest
+from .space import Categorical, Space
+from .spec import Limits, Merge, TrialSpec, of_branch
 from .train.planner import Place
 
 # What building from a wrong spec raises; torch says with the last two that shapes don't fit.
 FAULTS = (InputError, TrialError, RuntimeError, ValueError)
-MOST = 100  # corners at either end
+# What no part of a space is at fault for.
+OF_MACHINE = (torch.AcceleratorError, OSError)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What was found in the corners of a space, by their names."""
+
+    parameters: dict[Name, int] = field(default_factory=dict)
+    """Of each that can be trained."""
+    infeasible: dict[Name, Fault] = field(default_factory=dict)
+    """Why others can't be."""
+    wrong: dict[Name, str] = field(default_factory=dict)
+    """What is a mistake, in any trial."""
+
+    def over(self, limits: Limits) -> dict[Name, Fault]:
+        """Those that fit together, but not into the limits."""
+        given = limits.model_dump(exclude_none=True)
+        return {name: why for name, why in self.infeasible.items() if why.kind in given}
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found: the rows, and the stages of each branch."""
+    """What was found: the rows, the stages of each branch, and what can be trained."""
 
     shared: Shared
     stages: dict[str, int]
-    corners: dict[str, int]
-    """The parameters of every corner that can be trained."""
-    infeasible: dict[str, str]
-    """Why the other corners can't be."""
+    tried: Tried
     files: dict[str, str]
     """The content of the checkpoints."""
 
     @property
+    def corners(self) -> dict[str, int]:
+        """The parameters of the first corner of each way of merging, at either end."""
+        firsts: dict[str, Name] = {}
+        for name in self.tried.parameters:
+            firsts.setdefault(name.way, name)
+        return {str(name): self.tried.parameters[name] for name in firsts.values()}
+
+    @property
+    def infeasible(self) -> dict[str, str]:
+        """Why the corners that can't be trained can't be."""
+        return {str(name): why.reason for name, why in self.tried.infeasible.items()}
+
+    @property
     def warning(self) -> str:
         """What there is to know before a study of this space; empty where there is nothing."""
-        if not self.infeasible:
+        refused = self.infeasible
+        if not refused:
             return ""
-        name, reason = next(iter(self.infeasible.items()))
-        of = len(self.infeasible) + len(self.corners)
-        count = f"{len(self.infeasible)} of {of} corners of the space can't be trained"
+        name, reason = next(iter(refused.items()))
+        of = len(refused) + len(self.tried.parameters)
+        count = f"{len(refused)} of {of} corners of the space can't be trained"
         return f"{count}, and none like them will be; {name}: {reason}"
 
 
@@ -64,57 +95,112 @@ def preflight(
         InputError: says what is wrong with the data or the branches, or why no corner of the space
             can be trained.
     """
-    corners = _corners(space)
-    some = next(iter(corners.values()))
+    first = corners(space, most_and_fewest(space))
+    some = next(iter(first.values()))
     try:
         shared = open_shared(some, device, results, cache_budget, sharing)
     except InputError as error:
         raise InputError(_located(space, ("data", "source"), error)) from None
     whole = some.model_copy(update={"merge": Merge(use=tuple(some.branches))})
+    branches = _branches(space, whole, shared)
+    tried = Tried()
+    _try(space, first, shared, tried)
+    for use in fewest(space):  # with every choice, until one keeps the limits
+        if tried.parameters or tried.wrong or not tried.over(space.limits):
+            break
+        _try(space, corners(space, [use], ends=(False,)), shared, tried)
+    _refuse(space, tried)
+    stages = {name: len(branch.stages) for name, branch in branches.items()}
+    return Preflight(shared, stages, tried, checkpoint_contents(whole))
+
+
+def _branches(space: Space, spec: TrialSpec, shared: Shared) -> dict[str, Branch]:
+    """Each branch with all its stages, after it was run on two rows.
+
+    Raises InputError: says what is wrong with them, their taps, or how they are trained alone.
+    """
     rows, _ = fetch(shared.data, shared.data.splits["train"][:2], "cpu")
-    full, problems = {}, []
-    for name in whole.branches:
+    found, problems = {}, []
+    try:
+        fits(spec.solo, [tuple(values.shape[1:]) for values in rows.values()], "solo")
+    except TrialError as error:
+        problems.append(_located(space, ("solo",), error))
+    for name in spec.merge.use:
         try:
-            full[name] = shared.untrained(whole, name).eval()
+            branch = found[name] = shared.untrained(spec, name).eval()
             with torch.no_grad():
-                full[name](rows[full[name].input])
+                branch(rows[branch.input])
         except FAULTS as error:
             problems.append(_located(space, ("branches", name), error))
+        else:
+            problems += _wrong_taps(space, name, branch)
     if problems:
         raise InputError("\n".join(problems))
-    parameters, infeasible = _tried(space, corners, shared)
-    stages = {name: len(branch.stages) for name, branch in full.items()}
-    return Preflight(shared, stages, parameters, infeasible, checkpoint_contents(whole))
+    return found
 
 
-def _tried(
-    space: Space, corners: dict[str, TrialSpec], shared: Shared
-) -> tuple[dict[str, int], dict[str, str]]:
-    """The parameters of each corner, or why it can't be trained.
-
-    Raises:
-        InputError: something that the space names isn't there, or no corner can be trained.
-    """
-    parameters: dict[str, int] = {}
-    infeasible: dict[str, str] = {}
-    wrong: dict[str, str] = {}
-    for name, spec in corners.items():
+def _wrong_taps(space: Space, name: str, branch: Branch) -> Iterator[str]:
+    """What is wrong with the taps by a module's name that this branch can have."""
+    for tap in _by_name(of_branch(space.tree["merge"]["tap"], name)):
         try:
-            parameters[name] = check(spec, shared, space.limits, here=False)
-        except Infeasible as error:
-            infeasible[name] = str(error)
+            branch.twin().cut(tap)
         except InputError as error:
-            wrong[name] = str(error)
-    if wrong or not parameters:
-        by_reason = {reason: name for name, reason in reversed((wrong or infeasible).items())}
-        key = ("merge", "topology")
-        raise InputError(
-            "\n".join(
-                f"{_located(space, key, reason)} (in the corner {name})"
-                for reason, name in reversed(by_reason.items())
-            )
-        )
-    return parameters, infeasible
+            yield _located(space, ("merge", "tap"), f"branch {name}: {error}")
+
+
+def _by_name(tap: Any) -> Iterator[str]:
+    """The names of modules in this part of a space."""
+    if isinstance(tap, str):
+        yield tap
+    parts = tap.choices if isinstance(tap, Categorical) else tap
+    for part in parts if isinstance(parts, tuple | list) else ():
+        yield from _by_name(part)
+
+
+def _try(space: Space, specs: Mapping[Name, TrialSpec], shared: Shared, tried: Tried) -> None:
+    """Build each of these corners, and note what is found."""
+    for name, spec in specs.items():
+        try:
+            tried.parameters[name] = _checked(spec, shared, space.limits)
+        except InputError as error:
+            tried.wrong[name] = str(error)
+        except NoRoomNow as error:
+            tried.infeasible[name] = Fault(str(error), kind=MEMORY)
+        except OF_MACHINE:
+            raise
+        except Exception as error:  # it is infeasible, or a plugin has a mistake
+            fault = Fault.of(error)  # its text only: the error itself holds on to the network
+            if fault.kind:
+                tried.infeasible[name] = fault
+            else:
+                tried.wrong[name] = fault.reason
+
+
+def _checked(spec: TrialSpec, shared: Shared, limits: Limits) -> int:
+    """The parameters of a network that can be trained, if need be with batches in parts."""
+    try:
+        return check(spec, shared, limits, here=False)
+    except Exception as error:
+        if Fault.of(error).kind != MEMORY:
+            raise
+    return check(spec, shared, limits, PARTS, here=False)
+
+
+def _refuse(space: Space, tried: Tried) -> None:
+    """Raise InputError where there is a mistake, or no corner can be trained."""
+    if tried.parameters and not tried.wrong:
+        return
+    over, lines = tried.over(space.limits), dict[str, str]()
+    misfits = {name: why.reason for name, why in tried.infeasible.items() if name not in over}
+    for name, reason in (tried.wrong or misfits).items():
+        line = _located(space, ("merge", "topology"), reason)
+        lines.setdefault(line, f"{line} (in the corner {name})")
+    if over and not tried.wrong:
+        name, nearest = min(over.items(), key=lambda item: item[1].amount)
+        reason = f"no corner keeps the limits: {nearest.reason}"
+        line = _located(space, ("limits", nearest.kind), reason)
+        lines[line] = f"{line} (in the corner {name})"
+    raise InputError("\n".join(lines.values()))
 
 
 def _located(space: Space, key: tuple[str, ...], error: object) -> str:
@@ -122,67 +208,6 @@ def _located(space: Space, key: tuple[str, ...], error: object) -> str:
     text = str(error).partition("\n")[0]
     if text.startswith("--"):  # it is about the command line
         return text
-    if named := re.match(r"((?:tasks|branches|train)(?:\.[\w-]+)+): (.*)", text):
+    if named := re.match(r"((?:tasks|branches|train|solo)(?:\.[\w-]+)+): (.*)", text):
         key, text = tuple(named[1].split(".")), named[2]
     return f"{space.where(key)}: {'.'.join(key)}: {text}"
-
-
-def _corners(space: Space) -> dict[str, TrialSpec]:
-    """The low and the high end of every range, with every choice of the space at least once.
-
-    Each corner takes as many choices as it can that none took before, so that there are about as
-    many as the longest list of choices has, and not as many as there are combinations.
-    """
-    found: dict[str, TrialSpec] = {}
-    for high in (False, True):
-        tried: dict[str, set[Any]] = {}
-        ways: deque[dict[str, Any]] = deque([{}])
-        while ways and len(found) < MOST * (1 + high):
-            corner = _Untried(high, ways.popleft(), tried)
-            spec = suggest(space, corner)
-            ways += corner.others
-            if (corner.first or not corner.choices) and spec not in found.values():
-                name = f"{_about(spec)}, {'largest' if high else 'smallest'}"
-                found[name if name not in found else f"{name}, {corner.first}"] = spec
-    return found
-
-
-def _about(spec: TrialSpec) -> str:
-    topology, use = spec.merge.topology, "+".join(spec.merge.use)
-    fusion = topology.options.get("fusion")
-    names = [topology.name] if fusion is None or topology.name != "parallel" else []
-    return f"{' '.join([*names, *([fusion.name] if fusion else [])])}({use})"
-
-
-class _Untried(Corner):
-    """A corner with choices that none had before, and every branch in use.
-
-    tried: the choices taken so far, by parameter; those of this corner are added.
-    """
-
-    def __init__(self, high: bool, choices: dict[str, Any], tried: dict[str, set[Any]]) -> None:
-        super().__init__(high, choices)
-        self.tried = tried
-        self.others: list[dict[str, Any]] = []
-        """Ways to choices that are left: each with all that has to be chosen before it."""
-        self._taken: dict[str, Any] = {}
-        self._first: list[str] = []
-
-    @property
-    def first(self) -> str:
-        """The choices that no corner had before."""
-        return ", ".join(self._first)
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        if name.startswith("merge.use."):
-            return True
-        if name not in self.tried:  # whoever comes here first sees to it that all are taken
-            self.others += [{**self._taken, name: choice} for choice in choices]
-        tried = self.tried.setdefault(name, set())
-        left = [choice for choice in choices if choice not in tried] or choices
-        taken = self.choices.get(name, left[-1 if self.high else 0])
-        if taken not in tried:
-            self._first.append(f"{name} {taken}")
-        tried.add(taken)
-        self._taken[name] = taken
-        return taken

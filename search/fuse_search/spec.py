@@ -7,6 +7,7 @@ JSON Schema and in error messages' suggestions.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -69,6 +70,13 @@ class PerBranch:
 def of_branch(value: Any, name: str) -> Any:
     """The value of one branch, where it may be one for all or one for each by name."""
     return value[name] if isinstance(value, dict) else value
+
+
+def in_order(names: Iterable[str], first: Sequence[str]) -> tuple[str, ...]:
+    """These names: those among `first` in its order, and then the others."""
+    there = tuple(names)
+    named = [name for name in first if name in there]
+    return (*named, *(name for name in there if name not in named))
 
 
 Tap = Annotated[int, Le(-1)] | str | Annotated[tuple[Annotated[int, Le(-1)] | str, ...], MinLen(1)]
@@ -244,7 +252,8 @@ class Limits(Record):
     latency_ms: Positive | None = None
     """Milliseconds of one row's forward pass, on the device that trains."""
     memory_mb: Positive | None = None
-    """Estimated megabytes of a training step; left out: what the device has."""
+    """Estimated megabytes of a training step, and of an ensemble's weights; left out: what the
+    device has."""
 
 
 class Search(Record):

@@ -35,7 +35,7 @@ from .nets.unfreeze import at_most, deepest
 from .nets.weights import load_state, save_state
 from .shared import Shared
 from .spec import TrialSpec
-from .train.checkpoint import Checkpoints
+from .train.checkpoint import Checkpoints, State
 from .train.ensemble import fit_and_predict
 from .train.loop import Epoch, Training, measure, predict
 from .train.plan import Plan
@@ -98,7 +98,8 @@ class Trial:
         """
         if isinstance(self.network, Ensemble):
             data, rows = self.shared.data, self.shared.data.splits["val"]
-            self._outputs = fit_and_predict(self.network, self.spec, data, self.shared.device)
+            where, parts = self.shared.device, self._parts
+            self._outputs = fit_and_predict(self.network, self.spec, data, where, parts)
             measured = measure(self.spec, data, rows, self._outputs)
             metrics = {f"val/{name}": value for name, value in measured.items()}
             yield Epoch(0, metrics, {}, 0.0, time.time())
@@ -128,10 +129,14 @@ class Trial:
         if checkpoints.start(fence) >= DEATHS:
             raise TrialError(f"{DEATHS} processes died of its epoch {training.epoch + 1}")
 
+        last: State | None = None
+
         def save() -> Future[None]:
-            state = training.state()
-            state.about.update({"of": of, "fence": checkpoints.fence})
-            return checkpoints.save(state)
+            nonlocal last
+            wait([writing])  # or states would pile up where writing is slow
+            last = training.state(instead_of=last)
+            last.about.update({"of": of, "fence": checkpoints.fence})
+            return checkpoints.save(last)
 
         saved, writing, stop = time.monotonic(), Future[None](), self.shared.stop
         writing.set_result(None)
@@ -144,7 +149,6 @@ class Trial:
             except Preempted:  # before the first step
                 wait([save()])
                 raise
-            wait([writing])  # or states would pile up where writing is slow
             saved, writing = time.monotonic(), save()
             if epoch is not None:
                 self._outputs = epoch.outputs

@@ -1,6 +1,6 @@
 """What results are computed by: the version of this package, and plugins."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 PLUGINS: dict[str, str] = {}
 """The files of the plugins in use, and the SHA-256 of their source; `plugins.use` fills it."""
 

@@ -135,3 +135,14 @@ def test_what_does_not_fit_the_inputs_is_told(train, shapes, told):
     else:
         with pytest.raises(TrialError, match=told):
             fits(Train.model_validate(train), shapes)
+
+
+EXACT = {
+    "none": test_no_policy_is_the_identity,
+    "trivial": test_each_image_is_changed_as_torchvision_does_by_its_seed,
+    "rand": test_brightness_is_what_its_factor_says,
+}
+
+
+def test_every_policy_has_exact_values_here():
+    assert EXACT.keys() == POLICIES.keys()

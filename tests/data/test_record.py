@@ -101,3 +101,11 @@ def test_an_order_names_every_class_once():
     }.items():
         with pytest.raises(InputError, match=f"^order: {problem}"):
             sizes.ordered(order)
+
+
+def test_two_names_of_one_number_are_no_two_ranks():
+    stars = Target(torch.tensor([0, 2, 1]), ("4", "10", "4.0"))
+    rule = "order: must be given where classes are the same number, found '4' and '4.0'"
+    with pytest.raises(InputError, match=f"^{rule}$"):
+        stars.ordered(None)
+    assert stars.ordered(("4.0", "4", "10")).values.tolist() == [1, 0, 2]

@@ -10,6 +10,7 @@ from fuse_search.errors import InputError, TrialError
 from fuse_search.nets.branch import Branch, Entry
 from fuse_search.nets.shapes import Form, Match, Pool, Resize, width_of
 from fuse_search.nets.stages import find_stages
+from tiny import choice
 
 
 def small() -> nn.Sequential:
@@ -21,7 +22,8 @@ def small() -> nn.Sequential:
 def branch() -> Branch:
     torch.manual_seed(0)
     chain = find_stages(small(), torch.zeros(2, 1, 4, 4), classifier=False)
-    return Branch(chain, Entry((1, 4, 4), torch.zeros(1), torch.ones(1)), input="image")
+    entry = Entry((1, 4, 4), torch.zeros(1), torch.ones(1))
+    return Branch(chain, entry, input="image", network=choice("small"))
 
 
 def test_an_entry_normalises_by_channel():
@@ -56,7 +58,7 @@ def test_a_tap_drops_what_lies_above_and_pools_by_the_mean():
     expected = whole.stages[1](whole.stages[0](x))
     assert torch.equal(tapped(x), expected)
     torch.testing.assert_close(tapped.pooling(2)(expected), expected.mean((2, 3)))
-    assert [width_of(b.pooling(t), b.shapes[t - 1]) for b, t in ((tapped, 2), (whole, 3))] == [6, 5]
+    assert [width_of(b.pooling(t), b.forms[t - 1]) for b, t in ((tapped, 2), (whole, 3))] == [6, 5]
 
 
 def test_a_tap_below_the_first_stage_is_refused():
@@ -127,26 +129,33 @@ def test_frozen_stages_stay_in_eval_mode_until_they_join():
 def test_entering_above_drops_the_lowest_stages_and_the_entry():
     cut = branch()
     last = cut.stages[2]
-    assert cut.enter_above(0) == (1, 4, 4) and len(cut.stages) == 3
-    assert cut.enter_above(2) == (6, 4, 4)
-    assert list(cut.stages) == [last] and cut.shapes == [(5,)]
+    assert cut.enter_above(0) == Form((1, 4, 4)) and len(cut.stages) == 3
+    assert cut.enter_above(2) == Form((6, 4, 4))
+    assert list(cut.stages) == [last] and cut.forms == [Form((5,))]
     assert cut(torch.zeros(2, 6, 4, 4)).shape == (2, 5)
 
 
 def test_entering_above_leaves_a_stage_below_the_lowest_tap():
     cut = branch().cut((-1, -2))
-    assert cut.enter_above(9) == (4, 4, 4)
+    assert cut.enter_above(9) == Form((4, 4, 4))
     assert cut.taps == (1, 2) and len(cut.stages) == 2
 
 
 def test_the_mean_is_over_positions_whatever_the_layout():
-    x = torch.rand(2, 3, 4, 4)
-    torch.testing.assert_close(Pool()(x), x.mean((2, 3)))
-    torch.testing.assert_close(Pool()(x.permute(0, 2, 3, 1)), x.mean((2, 3)))
-    torch.testing.assert_close(Pool()(x.flatten(2).transpose(1, 2)), x.mean((2, 3)))
+    x = torch.rand(2, 4, 4, 3)
+    first, last, tokens = Form((4, 4, 3)), Form((4, 3, 4), last=True), Form((12, 4))
+    torch.testing.assert_close(Pool(first)(x), x.mean((2, 3)))
+    torch.testing.assert_close(Pool(last)(x.permute(0, 2, 3, 1)), x.mean((2, 3)))
+    torch.testing.assert_close(Pool(tokens)(x.flatten(2).transpose(1, 2)), x.mean((2, 3)))
 
 
-FORMS = {"map": (6, 4, 4), "map, channels last": (4, 4, 6), "tokens": (5, 8), "vector": (7,)}
+FORMS = {
+    "map": Form((6, 4, 4)),
+    "a map as high as it has channels": Form((4, 4, 6)),
+    "map, channels last": Form((4, 4, 6), last=True),
+    "tokens": Form((5, 8)),
+    "vector": Form((7,)),
+}
 
 
 PAIRS = [(s, t) for s, t in itertools.product(FORMS, FORMS) if t != "vector" or s == t]
@@ -155,16 +164,16 @@ PAIRS = [(s, t) for s, t in itertools.product(FORMS, FORMS) if t != "vector" or 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_every_form_can_be_matched_to_every_other(source, target):
     match = Match(FORMS[source], FORMS[target])
-    x = torch.randn(2, *FORMS[source], requires_grad=True)
+    x = torch.randn(2, *FORMS[source].shape, requires_grad=True)
     y = match(x)
-    assert y.shape == (2, *FORMS[target])
+    assert y.shape == (2, *FORMS[target].shape)
     y.square().sum().backward()
     assert x.grad.abs().sum() > 0
     assert all(p.grad is not None for p in match.parameters())
 
 
 def test_a_map_keeps_where_things_are_when_it_is_matched():
-    match = Match((2, 2, 2), (1, 4, 4))
+    match = Match(Form((2, 2, 2)), Form((1, 4, 4)))
     torch.nn.init.ones_(match.project.weight)
     torch.nn.init.zeros_(match.project.bias)
     x = torch.zeros(1, 2, 2, 2)
@@ -175,7 +184,7 @@ def test_a_map_keeps_where_things_are_when_it_is_matched():
 
 def test_a_map_is_resized_in_its_own_layout_and_only_once():
     x = torch.rand(2, 3, 4, 4)
-    first, last = Resize(Form((3, 4, 4)), (2, 2)), Resize(Form((4, 4, 3)), (2, 2))
+    first, last = Resize(Form((3, 4, 4)), (2, 2)), Resize(Form((4, 4, 3), True), (2, 2))
     expected = x.unflatten(3, (2, 2)).unflatten(2, (2, 2)).mean((3, 5))
     torch.testing.assert_close(first(x), expected)
     torch.testing.assert_close(last(x.permute(0, 2, 3, 1)), expected.permute(0, 2, 3, 1))
@@ -183,10 +192,10 @@ def test_a_map_is_resized_in_its_own_layout_and_only_once():
 
 
 def test_every_form_comes_to_a_grid_and_back():
-    for shape in FORMS.values():
-        form, x = Form(shape), torch.rand(2, *shape)
+    for form in FORMS.values():
+        x = torch.rand(2, *form.shape)
         grid = form.on_grid(x, (4, 4))
-        if len(shape) == 1:
+        if len(form.shape) == 1:
             assert torch.equal(grid, x[:, None, None].repeat(1, 4, 4, 1))
         else:
             assert grid.shape[-1] == form.channels and torch.equal(form.off_grid(grid), x)

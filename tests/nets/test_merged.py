@@ -3,9 +3,11 @@ import torch
 from torch import nn
 
 from fuse_search.errors import InputError, TrialError
+from fuse_search.nets.freeze import split
 from fuse_search.nets.merged import build, build_branch, seeded
 from fuse_search.nets.networks import NETWORKS
 from fuse_search.nets.tasks import Number
+from fuse_search.nets.unfreeze import UNFREEZINGS
 from fuse_search.nets.weights import save_state
 from tiny import choice, parallel, rows, same, snapshot, spec, train
 
@@ -117,6 +119,47 @@ def test_a_grey_image_fits_a_torchvision_network_at_the_size_of_the_branch():
     built = build_branch("r", with_branches(r=branch), DATA).eval()
     assert built.entry.shape == (3, 32, 32)
     assert built.pooling(5)(built(INPUTS["image"])).shape == (4, 512)
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
+
+
+def scaled(shape, *, factor: int = 1):
+    first = nn.Sequential(nn.Conv2d(shape[0], 4, 3), Scaled(factor))
+    return nn.Sequential(first, nn.Sequential(nn.Flatten(), nn.Linear(4 * 6 * 6, 3)))
+
+
+def test_a_prefix_is_known_by_the_options_of_its_network(monkeypatch):
+    """A number in a module's attribute is neither a weight nor printed."""
+    monkeypatch.setitem(NETWORKS, "scaled", scaled)
+    built, weights = [], None
+    for factor in (1, 3, 3):
+        branch = {"network": choice("scaled", factor=factor)}
+        network = build(with_branches(a=branch), DATA, weights and {"a": weights})
+        weights = snapshot(network.branches["a"])
+        built.append(split(network.eval(), {"a": 1})["a", 1])
+    one, three, again = (prefix(INPUTS["image"]) for prefix in built)
+    torch.testing.assert_close(3 * one, three, atol=1e-5, rtol=1e-4)
+    assert built[0].digest != built[1].digest == built[2].digest and torch.equal(three, again)
+
+
+def test_a_schedule_that_trains_deeper_than_it_may_is_refused(monkeypatch):
+    """It trains one stage where losses get no better, which are copies, and more where they do."""
+    eager = lambda depth, losses: 1 + (len(losses) > 1 and losses[-1] < losses[0])  # noqa: E731
+    monkeypatch.setitem(UNFREEZINGS, "eager", eager)
+    given = spec(unfreeze={"schedule": choice("eager")})
+    network = build(given, DATA)
+    assert network.unfreeze(given, [1.0, 1.0]) == {"a": 1, "b": 1}
+    expected = "unfreeze.schedule eager trains 2 stages of branch a, .* better 1, which must be"
+    with pytest.raises(TrialError, match=expected):
+        network.unfreeze(given, [1.0, 0.9])
+    assert not any(p.requires_grad for p in network.branches["a"].stages[1].parameters())
 
 
 @pytest.mark.parametrize("name", ["type", "values", "train", "half"])

@@ -4,11 +4,19 @@ import pytest
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
-from torchvision.models import VisionTransformer, get_model
+from torchvision.models import (
+    ConvNeXt,
+    MaxVit,
+    SwinTransformer,
+    VisionTransformer,
+    get_model,
+)
+from torchvision.models.convnext import CNBlockConfig
 
 from fuse_search.errors import InputError
 from fuse_search.nets.networks import build_network
-from fuse_search.nets.stages import Chain, channels_last, find_stages
+from fuse_search.nets.shapes import Form, Pool
+from fuse_search.nets.stages import Chain, find_stages
 from fuse_search.spec import Choice
 
 # name, image size, the last stage's output, the names of the pool's operations
@@ -68,8 +76,12 @@ def test_every_family_is_a_chain_of_five_stages_with_its_own_features(name, size
             value = found[-1]
         assert torch.equal(chain.pool(value), expected)
     assert len(chain.stages) == 5
-    assert [tuple(v.shape[1:]) for v in found] == chain.shapes
-    assert chain.shapes[-1] == shape
+    assert [tuple(v.shape[1:]) for v in found] == [form.shape for form in chain.forms]
+    assert chain.forms[-1].shape == shape
+    if name == "swin_t":  # the last one is turned round for what pools it
+        assert [form.last for form in chain.forms] == [True] * 4 + [False]
+    else:
+        assert not any(form.last for form in chain.forms)
     assert [o.rstrip("_0123456789") for o in operations(chain.pool)] == [
         o.rstrip("_0123456789") for o in pool.split()
     ]
@@ -167,7 +179,7 @@ def test_a_sequential_already_is_its_stages():
         ["4.0.weight", "4.0.bias", "4.1.weight", "4.1.bias"],
         ["5.weight", "5.bias"],
     ]
-    assert chain.shapes == [(3,), (3,), (2,)]
+    assert chain.forms == [Form((3,)), Form((3,)), Form((2,))]
     assert chain.flops == [2 * 4 * 3, 2 * 2 * 3 * 3, 2 * 3 * 2]
     assert torch.equal(chain.eval()(x), network.eval()(x))
     assert isinstance(chain.pool, nn.Identity)
@@ -178,7 +190,7 @@ def test_what_pools_a_sequential_in_the_end_becomes_its_pool():
         nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
     chain = find_stages(network, torch.rand(1, 1, 8, 8), classifier=False)
-    assert chain.shapes == [(2, 6, 6), (4, 4, 4)]
+    assert chain.forms == [Form((2, 6, 6)), Form((4, 4, 4))]
     assert operations(chain.pool) == ["_3", "_4"]
 
 
@@ -191,7 +203,20 @@ def test_what_makes_a_vector_of_a_map_goes_with_the_layer_that_reads_it():
         nn.Linear(2, 3),
     )
     chain = find_stages(network, torch.rand(1, 1, 8, 8), classifier=False)
-    assert chain.shapes == [(2, 3, 3), (3,)]
+    assert chain.forms == [Form((2, 3, 3)), Form((3,))]
+
+
+def test_dropout_in_the_ending_stays_in_the_last_stage():
+    """What pools is done to frozen values once and for all: it must be the same in training."""
+    ending = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5)
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 64, 3), *ending)
+    chain = find_stages(network, torch.rand(1, 1, 8, 8), classifier=False).train()
+    assert isinstance(chain.pool, nn.Identity)
+    assert chain.forms == [Form((2, 6, 6)), Form((64,))]
+    x = torch.rand(3, 1, 8, 8)
+    assert not torch.equal(chain(x), chain(x))
+    chain.stages.eval()
+    assert torch.equal(chain(x), network.eval()(x))
 
 
 def test_a_stage_may_hold_what_no_tracer_can_read():
@@ -264,8 +289,83 @@ def test_an_input_that_does_not_fit_is_named(name, size, channels):
         find_stages(network, torch.rand(2, channels, size, size), classifier=True)
 
 
-def test_channels_last_is_told_from_channels_first():
-    assert channels_last((2, 8, 8, 96))
-    assert not channels_last((2, 96, 8, 8))
-    assert not channels_last((2, 8, 8, 8))
-    assert not channels_last((2, 17, 768))
+class Last(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+
+
+class First(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("image", "channels"),
+    [((16, 12), 16), ((16, 12), 12), ((8, 8), 8), ((12, 16), 9), ((61, 47), 79), ((8, 8), 5)],
+)
+def test_channels_are_told_from_positions_whatever_their_numbers(image, channels):
+    first, second = nn.Conv2d(1, channels, 3, padding=1), nn.Linear(channels, channels)
+    last = nn.Conv2d(channels, channels, 3, padding=1)
+    network = nn.Sequential(first, nn.Sequential(Last(), second), nn.Sequential(First(), last))
+    x = torch.rand(2, 1, *image)
+    chain = find_stages(network, x, classifier=False)
+    maps = Form((channels, *image)), Form((*image, channels), last=True)
+    assert chain.forms == [maps[0], maps[1], maps[0]]
+    value, means = x, []
+    for stage, form in zip(chain.stages, chain.forms, strict=True):
+        value = stage(value)
+        means.append(Pool(form)(value))
+    torch.testing.assert_close(means[1], second(first(x).permute(0, 2, 3, 1)).mean((1, 2)))
+    torch.testing.assert_close(means[2], network(x).mean((2, 3)))
+
+
+class Placed(nn.Module):
+    """Adds what it has learned for each position of one size."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.places = nn.Parameter(torch.rand(shape))
+
+    def forward(self, x):
+        return x + self.places
+
+
+@pytest.mark.parametrize("image", [(12, 8), (8, 8), (8, 12)])
+def test_a_network_for_one_size_is_read_by_its_images_proportions(image):
+    """Where these don't tell either, eight channels at 8 by 8 positions, channels come first."""
+    first = nn.Sequential(nn.Conv2d(1, 12, 3, padding=1), Placed((12, *image)))
+    second = nn.Sequential(Last(), nn.Linear(12, 8), Placed((*image, 8)))
+    network = nn.Sequential(first, second, nn.Sequential(First(), nn.Conv2d(8, 6, 3, padding=1)))
+    chain = find_stages(network, torch.rand(2, 1, *image), classifier=False)
+    assert [form.last for form in chain.forms] == [False, image != (8, 8), False]
+
+
+SMALL = {
+    "resnet": lambda: get_model("resnet18"),
+    "swin": lambda: SwinTransformer([4, 4], 8, [1, 1], [2, 2], [7, 7]),
+    "convnext": lambda: ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)]),
+    "maxvit": lambda: MaxVit((32, 32), 8, 2, [8, 16], [1, 1], 4, 0.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("resnet", (196, 149)),
+        ("swin", (40, 28)),
+        ("swin", (32, 32)),
+        ("convnext", (40, 28)),
+        ("maxvit", (32, 32)),
+    ],
+)
+def test_families_keep_their_layout_whatever_the_image(name, image):
+    """196 by 149: ResNet's first maps have 49 rows to 38 columns, and 64 channels to these 49.
+
+    Of 32 by 32, Swin's first map has as many channels as rows and columns.
+    """
+    chain = find_stages(SMALL[name](), torch.rand(2, 3, *image), classifier=True)
+    maps = [form for form in chain.forms if len(form.shape) == 3]
+    assert len(maps) > 2
+    # Swin's last one is turned round for what pools it
+    assert [form.last for form in maps] == [name == "swin"] * (len(maps) - 1) + [False]
+    assert all((form.size[0] > form.size[1]) == (image[0] > image[1]) for form in maps)

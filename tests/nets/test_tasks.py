@@ -215,3 +215,15 @@ def test_classes_of_several_names_become_labels():
     found = TASKS["multilabel"].fitted(pets, about("multilabel"))
     assert found.classes == ("cat", "dog", "emu")
     assert found.values.tolist() == [[1, 1, 0], [1, 0, 0], [0, 1, 1], [0, 0, 0]]
+
+
+EXACT = {
+    "classification": test_classification_is_cross_entropy_averaged_over_the_rows,
+    "multilabel": test_multilabel_is_binary_cross_entropy_averaged_over_the_labels,
+    "regression": test_regression_is_the_squared_error_in_units_of_the_variance,
+    "ordinal": test_ordinal_adds_up_the_loss_of_lying_above_each_class,
+}
+
+
+def test_every_type_of_task_has_exact_values_here():
+    assert EXACT.keys() == TASKS.keys()

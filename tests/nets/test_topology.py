@@ -7,14 +7,15 @@ from torch.nn import functional as F
 
 from fuse_search.errors import TrialError
 from fuse_search.nets.branch import Branch, Entry
+from fuse_search.nets.fusions import FUSIONS
 from fuse_search.nets.merged import build
 from fuse_search.nets.stages import find_stages
 from fuse_search.nets.tasks import TASKS
 from fuse_search.nets.topology import TOPOLOGIES, Ensemble, Trunk
-from fuse_search.nets.topology.joined import BranchDropout
-from fuse_search.nets.topology.joins import JOINS, greedy_weights, weights_of_mixture
+from fuse_search.nets.topology.joined import BranchDropout, make_fusion
+from fuse_search.nets.topology.joins import JOINS, MANY, greedy_weights, weights_of_mixture
 from fuse_search.train.losses import TaskLosses
-from tiny import choice, parallel, rows, snapshot, spec
+from tiny import choice, parallel, rows, same, snapshot, spec
 
 DATA = rows()
 IMAGES = {"image": DATA.inputs["image"][:4] / 255}
@@ -167,7 +168,8 @@ def test_into_tokens_all_is_fused_at_every_token():
         network = nn.Sequential(patches, nn.Sequential(nn.Linear(6, 6), last))
         chain = find_stages(network, torch.zeros(2, 1, 4, 4), classifier=False)
         entry = Entry((1, 4, 4), torch.zeros(1), torch.ones(1))
-        branches[name] = Branch(chain, entry, input="image").cut((-1, -2))
+        built = Branch(chain, entry, input="image", network=choice(name))
+        branches[name] = built.cut((-1, -2))
     trunk = Trunk(branches, fusion=choice("concat", width=None)).eval()
     x = torch.rand(5, 1, 4, 4)
     tokens, vector = patches(x), branches["u"](x)
@@ -175,6 +177,30 @@ def test_into_tokens_all_is_fused_at_every_token():
     joined = torch.cat([tokens, tokens, vector[:, None].expand(-1, 4, -1)], 2)
     expected = branches["t"].stages[1](trunk.fit(joined)).flatten(1)  # it pools nothing
     torch.testing.assert_close(trunk({("t", 0): x, ("u", 0): x}).features, expected)
+
+
+def test_what_would_become_larger_is_read_as_it_is():
+    larger = merged("trunk", {"a": -1, "b": "block2"}, host=("a",), entry=1)  # 2×2 into 4×4
+    assert larger.topology.taps("b") == {2: None}
+    smaller = merged("trunk", {"a": -1, "b": "block1"}, host=("a",), entry=2)  # 4×4 into 2×2
+    [b] = taps_of(smaller.branches["b"], 1)
+    assert smaller.topology.taps("b")[1](b).shape == (4, 16, 2, 2)
+
+
+def test_a_fusion_that_memory_has_no_room_for_is_refused_before_it_is_made():
+    fusion = choice("lmf", width=8192, rank=64)
+    with pytest.raises(TrialError, match=r"the weights of fusion lmf need .* GB of memory"):
+        make_fusion(fusion, {"a": [2_000_000], "b": [8192]})
+    with torch.device("meta"):  # where it takes none, it is made
+        assert make_fusion(fusion, {"a": [2_000_000]}).out_features == 8192
+
+
+def test_weighing_a_fusion_draws_no_random_number():
+    torch.manual_seed(0)
+    plain = FUSIONS["lmf"]([3, 4], width=5)
+    torch.manual_seed(0)
+    found = make_fusion(choice("lmf", width=5), {"a": [3], "b": [4]})
+    assert same(snapshot(found), snapshot(plain))
 
 
 def test_a_host_of_one_stage_is_no_host():
@@ -392,3 +418,58 @@ def test_stacked_classes_minimise_the_penalised_log_loss(labels):
     (loss + (w - start).square().sum() / 2).backward()
     assert w.grad.abs().max() < 1e-3 and b.grad.abs().max() < 1e-3
     torch.testing.assert_close(join(chances).double(), p.exp().detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_stacking_of_many_classes_has_one_weight_for_each_member():
+    """p = softmax(Σ_m w_m log p_m) with the least log loss and half the distance to 1/2."""
+    torch.manual_seed(0)
+    classes = MANY + 1
+    target = torch.randint(0, classes, (200,))
+    right = torch.tensor([0.0, 5.0])[:, None, None] * nn.functional.one_hot(target, classes)
+    chances = (torch.randn(2, 200, classes) + right).softmax(-1)
+    join = JOINS["stacking"](2, CLASSES, (classes,))
+    geometric = JOINS["geometric"](2, CLASSES, (classes,))(chances)
+    torch.testing.assert_close(join(chances), geometric)
+    join.fit(chances, target)
+    assert join.weight.shape == (2,) and not join.bias.any()
+    w = join.weight.double().requires_grad_()
+    log_p = (w[:, None, None] * chances.double().log()).sum(0).log_softmax(-1)
+    loss = F.nll_loss(log_p, target, reduction="sum") + (w - 1 / 2).square().sum() / 2
+    loss.backward()
+    assert w.grad.abs().max() < 1e-3
+    torch.testing.assert_close(join(chances).double(), log_p.exp().detach(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [n for n in JOINS if JOINS[n](2, CLASSES, (3,)).learns])
+@pytest.mark.parametrize("kind", [CLASSES, NUMBERS], ids=["classes", "numbers"])
+def test_a_join_that_was_fitted_before_is_fitted_to_the_same_bits(name, kind):
+    torch.manual_seed(0)
+    shape = (3,) if kind.discrete else ()
+    chances, target = torch.randn(2, 30, *shape), torch.randn(2, 30)
+    if kind.discrete:
+        chances, target = chances.softmax(-1), torch.randint(0, 3, (2, 30))
+    once, again = (JOINS[name](2, kind, shape) for _ in range(2))
+    again.fit(chances, target[0])
+    once.fit(chances, target[1])
+    again.fit(chances, target[1])
+    assert same(snapshot(once), snapshot(again))
+
+
+EXACT = {
+    "parallel": test_parallel_fuses_the_pooled_taps_of_all_branches,
+    "trunk": test_a_trunk_takes_in_the_taps_and_goes_on,
+    "cascade": test_a_cascade_feeds_each_tap_into_the_next_branch,
+    "ensemble": test_an_ensemble_averages_probabilities_and_numbers,
+}
+EXACT_JOINS = {
+    "average": test_an_ensemble_averages_probabilities_and_numbers,
+    "geometric": test_the_geometric_mean_is_made_to_sum_to_one,
+    "fitted": test_fitted_weights_of_specialists_are_their_shares,
+    "greedy": test_greedy_selection_takes_what_helps_most_again_and_again,
+    "stacking": test_stacked_classes_minimise_the_penalised_log_loss,
+}
+
+
+def test_every_topology_and_join_has_exact_values_here():
+    assert EXACT.keys() == TOPOLOGIES.keys()
+    assert EXACT_JOINS.keys() == JOINS.keys()

@@ -96,5 +96,24 @@ def test_no_losses_lead_deeper_than_those_that_never_get_better(name):
     assert deepest(most) == {"a": 3, "b": 4}
 
 
+@pytest.mark.parametrize(("says", "trains"), [(9, 2), (-1, 0)])
+def test_no_schedule_trains_more_than_the_whole_depth(says, trains, monkeypatch):
+    monkeypatch.setitem(UNFREEZINGS, "wild", lambda depth, losses: says)
+    assert depths("wild", 2, 1) == [{"a": trains, "b": trains}]
+
+
 def test_the_deepest_is_that_of_each_branch():
     assert deepest([{"a": 0, "b": 2}, {"a": 1, "b": 0}]) == {"a": 1, "b": 2}
+
+
+EXACT = {
+    "at_once": test_at_once_trains_the_whole_depth_from_the_start,
+    "gradual": test_gradual_adds_a_stage_every_few_epochs_until_the_depth_is_reached,
+    "stalled": test_stalled_adds_a_stage_for_every_stall,
+    "lp_ft": test_fusion_and_heads_first_then_the_whole_depth,
+    "phases": test_phases_are_taken_as_they_are_written_and_the_last_one_stays,
+}
+
+
+def test_every_unfreezing_has_exact_values_here():
+    assert EXACT.keys() == UNFREEZINGS.keys()

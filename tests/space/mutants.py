@@ -35,6 +35,7 @@ HOSTILE = [
     *("{type: int, low: 1, high: 2, step: 9007199254740992}", "{type: categorical, choices: []}"),
     *("{type: categorical, choices: [1, 1000000000]}", "{type: subset, min: 0}", "{type: [float]}"),
     *("{type: categorical, choices: [{type: int, low: 1, high: 2}]}", "{type: simplex, low: 1e-300}"),
+    *("{type: categorical, choices: [[-1, {type: categorical, choices: [-2, -3]}], [-2, {type: categorical, choices: [-3, block1]}]]}",),
     *("[-1, -1]", "[-1, block1]", "[[-1]]", "[-1, 0]", "{a: at_once}", "{gradual: {every: 0}}"),
     *("{a: {gradual: {every: 2}}, b: lp_ft}", "{phases: {depths: []}}", "[{type: int, low: 1, high: 2}]"),
     *("{parameters: 1}", "{latency_ms: 1e-9, memory_mb: 1}", "{flops: {type: int, low: 1, high: 2}}"),

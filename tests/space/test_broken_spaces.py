@@ -72,12 +72,13 @@ EXPECTED = {
 :2: seed: seed can't be searched, every trial must share it, found {type: int, low: 0, high: 9}
 :5: data.image_size: data can't be searched, every trial must share it, found {type: categorical, choices: [24, 32]}
 :8: branches.small.network: branches can't be searched, every trial must share it, found {type: categorical, choices: [conv3x3, conv5x5]}
-:9: merge: must be a mapping with use, topology, tap, branch_dropout, found {type: subset}
-:10: unfreeze.depth: a simplex fits losses.weights only, found simplex
-:10: unfreeze.schedule: a range can't stand where a name is wanted, categorical can, found int
-:12: train.lr.choices[1]: a choice can't be a domain itself, found {type: float, low: 0.0001, high: 0.01}
-:12: train.lr.choices[2]: names one choice twice, found 0.1
-:13: train.optimizer: a subset fits merge.use only, found subset
+:10: merge.tap.choices[1]: a choice can't be or hold a domain, but in an entry's options, found [-2, {type: int, low: -4, high: -3}]
+:11: losses: must be a mapping with weights, auxiliary, found {type: subset}
+:12: unfreeze.depth: a simplex fits losses.weights only, found simplex
+:12: unfreeze.schedule: a range can't stand where a name is wanted, categorical can, found int
+:14: train.lr.choices[1]: a choice can't be or hold a domain, but in an entry's options, found {type: float, low: 0.0001, high: 0.01}
+:14: train.lr.choices[2]: names one choice twice, found 0.1
+:15: train.optimizer: a subset fits merge.use only, found subset
 """,
     "missing_files": """
 :7: branches.third.weights: must be a file that is there, found gone.safetensors

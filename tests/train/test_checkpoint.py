@@ -14,6 +14,7 @@ from fuse_search.nets.merged import Merged, build
 from fuse_search.shared import Shared
 from fuse_search.train.checkpoint import Checkpoints, State
 from fuse_search.train.loop import Epoch, Training
+from fuse_search.train.optim import OPTIMIZERS
 from fuse_search.train.plan import Plan
 from fuse_search.train.prefixes import Prefixes
 from fuse_search.trial import Trial, trained
@@ -30,6 +31,13 @@ ALL_AT_ONCE = {
 CASES = {
     "parallel": {"merge": parallel("cross_attention", dropout=0.3)},
     "cascade": {"merge": {"topology": choice("cascade", order=("b", "a"), entry=1)}},
+    "cascade, rejoined": {
+        "merge": {
+            "topology": choice("cascade", order=("b", "a"), entry=1, rejoin=choice("gated")),
+            "tap": (-1, -2),
+        },
+        "unfreeze": {"depth": 1},
+    },
     "rows without a branch, auxiliary heads": {
         "merge": {
             "topology": choice("trunk", fusion=choice("concat")),
@@ -68,8 +76,17 @@ CASES = {
         "losses": {"weights": choice("gradnorm")},
         "unfreeze": {"depth": 1, "schedule": choice("gradual")},
     },
+    "the shortest gradient": {"losses": {"weights": choice("mgda")}, "tasks": EVERY_TYPE},
     "gradients in random order": {"losses": {"weights": choice("pcgrad")}, "tasks": EVERY_TYPE},
     "sgd": {"train": ALL_AT_ONCE | {"optimizer": choice("sgd")}},
+    "sgd, gradual": {
+        "unfreeze": {"depth": 2, "schedule": choice("gradual")},
+        "train": ALL_AT_ONCE | {"optimizer": choice("sgd")},
+    },
+    "an optimizer of one's own": {
+        "unfreeze": {"depth": 2, "schedule": choice("gradual")},
+        "train": ALL_AT_ONCE | {"optimizer": choice("own")},
+    },
     "sgd without momentum": {"train": ALL_AT_ONCE | {"optimizer": choice("sgd", momentum=0.0)}},
     "views": {
         "unfreeze": {"depth": 1},
@@ -78,6 +95,10 @@ CASES = {
     "policy": {
         "unfreeze": {"depth": 1},
         "train": ALL_AT_ONCE | {"augment": {"flip": True, "policy": choice("rand")}},
+    },
+    "another policy, on fixed views": {
+        "unfreeze": {"depth": 1},
+        "train": ALL_AT_ONCE | {"augment": {"policy": choice("trivial", share=0.5), "views": 2}},
     },
     "mixing": {
         "unfreeze": {"depth": 1},
@@ -92,6 +113,28 @@ CASES = {
 }
 
 
+class Own(torch.optim.Optimizer):
+    """Keeps of each parameter a number and a mean in half precision, and more of each group."""
+
+    def __init__(self, groups, lr):
+        super().__init__(groups, {"lr": lr, "k": 0, "span": (1.0,), "largest": None})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            group["k"] += 1
+            group["span"] = max(group["span"], (group["k"] ** 0.5,))  # no tuple is above a list
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state, norm = self.state[p], p.grad.norm()
+                group["largest"] = norm if group["largest"] is None else norm.max(group["largest"])
+                state["step"] = state.get("step", 0) + 1
+                mean = state.setdefault("mean", torch.zeros_like(p, dtype=torch.bfloat16))
+                mean.lerp_(p.grad.bfloat16(), 0.1 + 0.5 / state["step"])
+                p -= group["lr"] * sum(group["span"]) / group["k"] * mean / (1 + group["largest"])
+
+
 def training(given) -> tuple[Merged, Training]:
     network = build(given, DATA).to(memory_format=torch.channels_last)
     return network, Training(network, given, Plan(Prefixes(DATA, CPU), network, given))
@@ -102,7 +145,8 @@ def plain(epochs: Iterator[Epoch | None]):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_cut_off_anywhere_and_gone_on_is_the_same_training(case, tmp_path):
+def test_cut_off_anywhere_and_gone_on_is_the_same_training(case, tmp_path, monkeypatch):
+    monkeypatch.setitem(OPTIMIZERS, "own", Own)
     given = spec(**{"train": ALL_AT_ONCE} | CASES[case])
     network, whole = training(given)
     reference, weights = plain(whole.epochs()), snapshot(network)
@@ -134,6 +178,34 @@ def test_batches_in_parts_add_up_to_the_same_gradient(weights):
     list(Training(other, given, Plan(Prefixes(DATA, CPU), other, given), parts=4).epochs())
     for name, value in snapshot(network).items():
         assert torch.allclose(value, snapshot(other)[name], atol=1e-5), name
+
+
+def test_what_a_checkpoint_cannot_hold_of_an_optimizer_is_named(monkeypatch):
+    class Holder(Own):
+        def step(self):
+            super().step()
+            self.state[self.param_groups[0]["params"][0]]["rows"] = [torch.zeros(2)]
+
+    monkeypatch.setitem(OPTIMIZERS, "holder", Holder)
+    _, one = training(spec(train={"optimizer": choice("holder")}))
+    one.state()
+    next(one.epochs(lambda: True))
+    with pytest.raises(TrialError, match=r"^the optimizer's state/0/rows can't .*, found list$"):
+        one.state()
+
+
+def test_a_state_takes_the_memory_of_one_that_is_needed_no_more():
+    given = spec(train=ALL_AT_ONCE)
+    _, one = training(given)
+    going = one.epochs()
+    next(going)
+    first = one.state()
+    places = {name: tensor.data_ptr() for name, tensor in first.tensors.items()}
+    next(going)
+    fresh, again = one.state(), one.state(instead_of=first)
+    assert {name: tensor.data_ptr() for name, tensor in again.tensors.items()} == places
+    assert same(again.tensors, fresh.tensors)
+    assert again.about == fresh.about
 
 
 def test_a_state_of_another_network_is_refused():

@@ -1,5 +1,7 @@
 """The average of the weights is what is measured and kept."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -38,6 +40,20 @@ def test_what_does_not_change_equals_its_average_to_the_bit():
     for step in range(5):
         average.update(step)
     assert torch.equal(average.other["weight"], weight)
+
+
+def test_what_is_infinite_is_taken_as_it_is():
+    mask, lowest = torch.tensor([0.0, -math.inf]), torch.tensor([math.inf])
+    average = Average({"mask": mask, "lowest": lowest}, 0.7)
+    average.update(0)
+    assert average.other["mask"].tolist() == [0.0, -math.inf]
+    assert average.other["lowest"].item() == math.inf
+    lowest.fill_(3.0)
+    average.update(1)
+    lowest.fill_(1.0)
+    average.update(2)  # 3 / 12 of what was there before
+    assert average.other["mask"].tolist() == [0.0, -math.inf]
+    assert average.other["lowest"].item() == pytest.approx(0.25 * 3 + 0.75 * 1)
 
 
 def plain_average(given):

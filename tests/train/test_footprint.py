@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fuse_search.train.footprint import footprint, free_memory, latency
+from fuse_search.train.optim import OPTIMIZERS
 from tiny import CPU, choice, spec
 
 WEIGHTS = (5 * 7 + 7) + (7 * 3 + 3)
@@ -61,6 +62,19 @@ def test_optimizers_keep_what_they_keep(optimizer, copies):
     assert step(Small(), 2, optimizer=optimizer) == 4 * (copies * WEIGHTS + 2 * (5 + 7))
 
 
+def test_of_an_optimizer_of_ones_own_tensors_are_counted(monkeypatch):
+    class Counting(torch.optim.Optimizer):
+        def __init__(self, groups, lr):
+            super().__init__(groups, {"lr": lr})
+
+        def step(self):
+            for p in self.param_groups[0]["params"]:
+                self.state[p].update(step=1, mean=torch.zeros_like(p), name="mean")
+
+    monkeypatch.setitem(OPTIMIZERS, "counting", Counting)
+    assert step(Small(), 2, optimizer=choice("counting")) == 4 * (2 * WEIGHTS + 2 * (5 + 7))
+
+
 def test_averages_and_starting_weights_are_copies():
     assert step(Small(), 2, ema=0.9) - step(Small(), 2) == 4 * WEIGHTS
     pulled = spec(unfreeze={"l2_sp": {"a": 0.1, "b": 0.0}})
@@ -68,10 +82,17 @@ def test_averages_and_starting_weights_are_copies():
 
 
 def test_weightings_that_see_gradients_keep_one_for_each_task():
-    for name, copies in (("equal", 0), ("dwa", 0), ("pcgrad", 2), ("mgda", 2), ("gradnorm", 2)):
+    for name, copies in (("equal", 0), ("famo", 0), ("pcgrad", 2), ("mgda", 2), ("gradnorm", 2)):
         weighed = spec(losses={"weights": choice(name)})
         found = footprint(Small(), weighed, INPUTS, 2).step
         assert found - step(Small(), 2) == 4 * copies * WEIGHTS
+
+
+@pytest.mark.parametrize(("name", "copies"), [("famo", 2), ("dwa", 0), ("pcgrad", 2)])
+def test_in_parts_one_that_sees_the_batch_keeps_gradients_too(name, copies):
+    weighed = spec(losses={"weights": choice(name)})
+    found = footprint(Small(), weighed, INPUTS, 2, whole=False).step
+    assert found - step(Small(), 2) == 4 * copies * WEIGHTS
 
 
 def test_in_half_precision_the_weights_copies_do_not_grow_with_the_rows():

@@ -193,6 +193,22 @@ def test_lion_looks_at_nine_tenths_of_its_momentum():
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_joins_late_is_trained_as_by_an_optimizer_of_its_own(name):
+    train = spec(train={"lr": 0.1, "optimizer": choice(name)}).train
+    early, late = together = [nn.Parameter(torch.ones(2, 3)) for _ in range(2)]
+    apart = [nn.Parameter(torch.ones(2, 3)) for _ in range(2)]
+    both, *each = (make_optimizer(train, of) for of in (together, apart[:1], apart[1:]))
+    for step in range(5):
+        gradients = [torch.randn(2, 3), torch.randn(2, 3) if step in (2, 4) else None]
+        for one, other, gradient in zip(together, apart, gradients, strict=True):
+            one.grad, other.grad = gradient, None if gradient is None else gradient.clone()
+        for optimizer in (both, *each):
+            optimizer.step()
+        assert torch.equal(early, apart[0]) and torch.equal(late, apart[1])
+    assert not torch.equal(late, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_what_has_no_gradient_stays_to_the_bit_and_has_no_state(name):
     network = layers()
     network[0].requires_grad_(False)
@@ -219,3 +235,22 @@ def test_every_optimizer_has_a_fused_kernel_on_cuda(name):
     network[3](torch.rand(4, 2, device="cuda")).sum().backward()
     optimizer.step()
     assert not torch.equal(before, network[3].weight)
+
+
+EXACT = {
+    "adamw": test_adamw_decays_apart_from_the_gradient,
+    "sgd": test_sgd_adds_the_decay_to_the_gradient_and_looks_ahead,
+    "lion": test_lion_looks_at_nine_tenths_of_its_momentum,
+}
+EXACT_RATES = {
+    "cosine": test_cosine_falls_from_the_highest_rate_towards_zero,
+    "constant": test_constant_stays,
+    "one_cycle": test_one_cycle_is_that_of_torch_with_a_warm_up_of_its_own,
+    "step": test_step_is_multiplied_after_every_so_many_epochs,
+    "plateau": test_plateau_is_multiplied_when_validation_gets_no_better,
+}
+
+
+def test_every_optimizer_and_schedule_has_exact_values_here():
+    assert EXACT.keys() == OPTIMIZERS.keys()
+    assert EXACT_RATES.keys() == SCHEDULES.keys()

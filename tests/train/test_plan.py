@@ -189,7 +189,7 @@ def test_the_same_bits_for_tasks_of_every_type(tmp_path):
     assert equal(given, tmp_path)["a", 2, "train"] == "ram"
 
 
-@pytest.mark.parametrize("weights", ["famo", "pcgrad"])
+@pytest.mark.parametrize("weights", ["dwa", "famo", "gradnorm", "pcgrad"])
 def test_the_same_bits_with_weights_that_adapt(weights, tmp_path):
     given = spec(
         branches=THREE,

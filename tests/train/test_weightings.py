@@ -314,3 +314,19 @@ def test_adam_is_that_of_torch():
         theirs.grad = gradient.clone()
         optimizer.step()
     torch.testing.assert_close(mine.value, theirs.detach())
+
+
+EXACT = {
+    "equal": test_equal_is_the_mean,
+    "fixed": test_fixed_is_the_weighted_sum_in_the_order_of_the_tasks,
+    "uncertainty": test_uncertainty_follows_kendall_for_both_types_of_task,
+    "dwa": test_dwa_compares_the_last_two_epochs,
+    "famo": test_famo_moves_weight_to_where_the_loss_fell_least,
+    "gradnorm": test_gradnorm_follows_the_slowest_task,
+    "mgda": test_mgda_of_two_gradients_by_the_formula,
+    "pcgrad": test_pcgrad_of_two_gradients_projects_each_off_the_other,
+}
+
+
+def test_every_weighting_has_exact_values_here():
+    assert EXACT.keys() == WEIGHTINGS.keys()

@@ -43,15 +43,22 @@ def asks(spec: Augment) -> bool:
     return spec.flip or spec.shift > 0 or spec.policy.name != "none"
 
 
-def fits(train: Train, shapes: Iterable[tuple[int, ...]]) -> None:
-    """Raise TrialError where inputs with rows of these shapes can't be changed as `train` says."""
+def fits(train: Train, shapes: Iterable[tuple[int, ...]], section: str = "train") -> None:
+    """Raise TrialError where inputs with rows of these shapes can't be changed as `train` says.
+
+    section: where its settings stand in a space.
+    """
     images = [shape for shape in shapes if len(shape) == 3]
     if train.cutmix and not images:
-        raise TrialError("train.cutmix: no input is an image; train.mixup mixes every input")
+        raise TrialError(
+            f"{section}.cutmix: no input is an image; {section}.mixup mixes every input"
+        )
     channels = {shape[0] for shape in images} - set(CHANNELS)
     if train.augment.policy.name != "none" and channels:
         found = ", ".join(map(str, sorted(channels)))
-        raise TrialError(f"train.augment.policy: images must have 1 or 3 channels, found {found}")
+        raise TrialError(
+            f"{section}.augment.policy: images must have 1 or 3 channels, found {found}"
+        )
 
 
 def draw(images: int, height: int, width: int, spec: Augment, chance: torch.Generator) -> Changes:

@@ -36,7 +36,7 @@ def fetch(
     """The inputs and targets of `rows` on `device`, wherever `data` is held.
 
     Images come as float32 in [0, 1], [B, C, H, W]; vectors as they are, [B, D]; targets as
-    int64 or float32 [B].
+    int64 or float32 [B], of several labels int64 [B, K].
     """
     inputs = {name: take(values, rows, device) for name, values in data.inputs.items()}
     targets = {task: take(t.values, rows, device) for task, t in data.targets.items()}

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -79,14 +80,19 @@ class Target:
     def ordered(self, order: tuple[str, ...] | None) -> Target:
         """The same target with its classes in this order; None: that of the numbers they spell.
 
-        Raises InputError when they spell none, or the order is one of other classes.
+        Raises InputError when one spells none, two spell the same, or the order is of other ones.
         """
         classes = self.classes or ()
         words = [name for name in classes if number(name) is None]
         if order is None and words:
             rule = "order: must be given where classes are no numbers"
             raise InputError(f"{rule}, found {words[0]!r}")
-        order = by_number(classes) if order is None else order
+        if order is None:
+            order = by_number(classes)
+            for one, other in pairwise(order):
+                if number(one) == number(other):
+                    rule = "order: must be given where classes are the same number"
+                    raise InputError(f"{rule}, found {one!r} and {other!r}")
         ranks, known = {name: rank for rank, name in enumerate(order)}, set(classes)
         if len(ranks) < len(order):
             raise InputError(f"order: names a class twice, found {', '.join(order)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from fuse_search.errors import InputError
@@ -22,6 +23,14 @@ def free_ram() -> int:
     except (OSError, KeyError, ValueError):  # another system, or no limit
         pass
     return max(0, min(free))
+
+
+def total_ram() -> int:
+    """Bytes of memory of the machine, or how much of it this process' container may take."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # no limit
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
+    return total
 
 
 def need_ram(nbytes: int, what: str) -> None:

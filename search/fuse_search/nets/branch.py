@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError, TrialError, nearest
-from ..spec import Tap
-from .shapes import Pool, Vector
+from ..spec import Choice, Tap
+from ..written import written
+from .shapes import Form, Pool, Vector
 from .stages import Chain
 
 Stream = tuple[str, int]
@@ -52,25 +54,27 @@ class Branch(nn.Module):
     [B, H, W, C]), tokens [B, T, D] or a vector [B, D]. `pooling` makes a tap [B, D].
     """
 
-    def __init__(self, chain: Chain, entry: Entry, *, input: str) -> None:
+    def __init__(self, chain: Chain, entry: Entry, *, input: str, network: Choice) -> None:
         super().__init__()
         self.input, self.example_shape = input, entry.shape
+        self.network = json.dumps(written(network))
+        """What it was built as: nowhere else are settings to be seen that are no weights."""
         self.entry: nn.Module = entry
         self.stages = nn.ModuleList(chain.stages)
         self.pool = chain.pool
-        self.shapes, self.flops = list(chain.shapes), list(chain.flops)
+        self.forms, self.flops = list(chain.forms), list(chain.flops)
         self.ends = chain.ends
         self.taps: tuple[int, ...] = (len(self.stages),)
         """How many stages lie below each tap, in ascending order; below the last one, all."""
         self.frozen = 0
-        self.fingerprints = fingerprints((entry, *chain.stages))
+        self.fingerprints = fingerprints((entry, *chain.stages), self.network)
         """Of the entry and each stage, as they are before the branch is trained."""
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take these weights; of a state of the whole branch, those of the stages that are left."""
         own = self.state_dict()
         self.load_state_dict({key: state[key] for key in own})
-        self.fingerprints = fingerprints((self.entry, *self.stages))
+        self.fingerprints = fingerprints((self.entry, *self.stages), self.network)
 
     def twin(self, trained: int = 0) -> Branch:
         """Another branch with the same stages, of which the last `trained` are copies."""
@@ -93,9 +97,9 @@ class Branch(nn.Module):
         )
         top = self.taps[-1]
         if top < len(self.stages):
-            self.stages, self.shapes = self.stages[:top], self.shapes[:top]
+            self.stages, self.forms = self.stages[:top], self.forms[:top]
             self.flops = self.flops[:top]
-            self.pool = Pool()
+            self.pool = Pool(self.forms[-1])
         return self
 
     def _below(self, tap: int | str) -> int:
@@ -111,7 +115,7 @@ class Branch(nn.Module):
 
     def pooling(self, tap: int) -> Vector:
         """Makes a tap [B, D]: by the network's own pooling at its end, else by the mean."""
-        return Vector(self.pool if tap == len(self.stages) else Pool())
+        return Vector(self.pool if tap == len(self.stages) else Pool(self.forms[tap - 1]))
 
     def forward(self, x: Tensor) -> Tensor:
         """The value of the highest tap for an input."""
@@ -137,19 +141,19 @@ class Branch(nn.Module):
             x = stage(x)
         return x
 
-    def enter_above(self, stages: int) -> tuple[int, ...]:
-        """Drop the lowest `stages` and return the shape that enters now.
+    def enter_above(self, stages: int) -> Form:
+        """Drop the lowest `stages` and return the form of what enters now.
 
         At most so many that one is left below the lowest tap.
         """
         stages = min(stages, self.taps[0] - 1)
         if not stages:
-            return self.example_shape
-        shape = self.shapes[stages - 1]
+            return Form(self.example_shape)
+        form = self.forms[stages - 1]
         self.entry, self.stages = nn.Identity(), self.stages[stages:]
-        self.shapes, self.flops = self.shapes[stages:], self.flops[stages:]
+        self.forms, self.flops = self.forms[stages:], self.flops[stages:]
         self.taps = tuple(tap - stages for tap in self.taps)
-        return shape
+        return form
 
     def unfreeze(self, depth: int) -> None:
         """Train the last `depth` stages that are in use, and none below them."""
@@ -171,12 +175,13 @@ class Branch(nn.Module):
         return self
 
 
-def fingerprints(modules: Iterable[nn.Module]) -> tuple[str, ...]:
+def fingerprints(modules: Iterable[nn.Module], network: str) -> tuple[str, ...]:
     """For each module of a chain a SHA-256 (hex) of all that its output hangs on but its input.
 
-    That is the code, the settings, the parameters and the buffers of it and of all below.
+    That is the network's name and options, and the code, the settings, the parameters and the
+    buffers of it and of all below.
     """
-    sha, found = hashlib.sha256(), []
+    sha, found = hashlib.sha256(network.encode()), []
     for module in modules:
         sha.update(f"{module} {getattr(module, 'shape', '')}".encode())  # a GraphModule's has code
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):

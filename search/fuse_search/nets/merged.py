@@ -85,7 +85,8 @@ class Merged(nn.Module):
             branch, taps = self.branches[name], self.topology.taps(name)
             known += sum(branch.flops[: max(taps)])
             for tap in taps:
-                values[name, tap] = torch.zeros(2, *branch.shapes[tap - 1], device=device)
+                shape = branch.forms[tap - 1].shape
+                values[name, tap] = torch.zeros(2, *shape, device=device)
         mode = self.training
         self.eval()
         with torch.no_grad(), flop_counter() as counter:
@@ -125,9 +126,16 @@ class Merged(nn.Module):
         """Train as many stages of each branch as the spec says, and return how many.
 
         In the epoch after those with these mean validation losses.
+        Raises TrialError where it is more than of losses that never get better.
         """
-        depths = depths_at(spec.unfreeze, self.stages, losses)
+        depths, most = depths_at(spec.unfreeze, self.stages, losses), self.deepest(spec)
         for name, branch in self.branches.items():
+            if depths[name] > most[name]:  # stages that belong to all trials
+                raise TrialError(
+                    f"unfreeze.schedule {of_branch(spec.unfreeze.schedule, name).name} trains "
+                    f"{depths[name]} stages of branch {name}, and of losses that never get better "
+                    f"{most[name]}, which must be the most"
+                )
             branch.unfreeze(depths[name])
         return depths
 
@@ -191,7 +199,8 @@ def build_branch(name: str, spec: TrialSpec, data: Data, state: State | None = N
         load_weights(network, _start(branch), network_name=branch.network.name)
         example = torch.zeros(2, *entry.shape)
         chain = find_stages(network, example, classifier=classifier)
-        built = tapped(Branch(chain, entry, input=branch.input), name, spec)
+        whole = Branch(chain, entry, input=branch.input, network=branch.network)
+        built = tapped(whole, name, spec)
     if state is not None:
         built.load(state)
     return built

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .stages import channels_last
-
 GRID = 8  # the side of the map that a vector is unfolded to
 
 
+@dataclass(frozen=True)
 class Form:
     """How a value without its batch dimension is laid out: a map, tokens [T, D] or a vector."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
-        self.last = len(shape) == 3 and channels_last((1, *shape))
-        self.channels = shape[0] if len(shape) == 3 and not self.last else shape[-1]
-        self.size = tuple(shape[:2] if self.last else shape[1:])
+    shape: tuple[int, ...]
+    last: bool = False
+    """Whether it is a map [H, W, C], as Swin has them, and not [C, H, W]."""
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0] if len(self.shape) == 3 and not self.last else self.shape[-1]
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The positions of a map or of tokens."""
+        return self.shape[:-1] if self.last else self.shape[1:]
 
     def flat(self, x: Tensor) -> Tensor:
         """[B, C, H, W], [B, H, W, C] or [B, T, D] as [B, channels, positions]; vectors as is."""
@@ -44,11 +52,15 @@ class Form:
 
 
 class Pool(nn.Module):
-    """The mean over positions: [B, C, H, W], [B, H, W, C] or [B, T, D] to [B, C]."""
+    """The mean over positions of a value of this form: to [B, C]."""
+
+    def __init__(self, form: Form) -> None:
+        super().__init__()
+        self.form = form
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 4:
-            return x.mean((1, 2) if channels_last(x.shape) else (2, 3))
+            return x.mean((1, 2) if self.form.last else (2, 3))
         return x.mean(1) if x.ndim == 3 else x
 
 
@@ -82,25 +94,25 @@ class Resize(nn.Module):
 
 
 class Match(nn.Module):
-    """Makes one branch's tap fit where another branch takes it in; shapes are without the batch.
+    """Makes one branch's tap fit where another branch takes it in.
 
     Into a vector goes a vector. Otherwise the channels are matched by a 1×1 convolution and the
     positions by linear interpolation; a vector is first unfolded to a map of 8×8 positions.
     """
 
-    def __init__(self, source: tuple[int, ...], target: tuple[int, ...]) -> None:
+    def __init__(self, source: Form, target: Form) -> None:
         super().__init__()
-        self.source, self.target = Form(source), Form(target)
-        self.of_vector = len(target) == 1
-        width, channels = self.source.channels, self.target.channels
+        self.source, self.target = source, target
+        self.of_vector = len(target.shape) == 1
+        width, channels = source.channels, target.channels
         if self.of_vector:
             self.project: nn.Module = nn.Linear(width, channels)
-        elif len(source) == 1:
+        elif len(source.shape) == 1:
             unfold = nn.Unflatten(1, (channels, GRID * GRID))
             self.project = nn.Sequential(nn.Linear(width, channels * GRID * GRID), unfold)
         else:
             self.project = nn.Conv1d(width, channels, 1)
-        self.side = self.source.size if len(source) == 3 else (GRID, GRID)
+        self.side = source.size if len(source.shape) == 3 else (GRID, GRID)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.project(self.source.flat(x))  # [B, channels, positions], or a vector
@@ -114,7 +126,7 @@ class Match(nn.Module):
         return x.permute(0, 2, 3, 1) if self.target.last else x
 
 
-def width_of(pooling: nn.Module, shape: tuple[int, ...]) -> int:
-    """How wide the vector is that `pooling` makes of a value of this shape."""
+def width_of(pooling: nn.Module, form: Form) -> int:
+    """How wide the vector is that `pooling` makes of a value of this form."""
     with torch.no_grad():
-        return pooling(torch.zeros(2, *shape)).shape[1]
+        return pooling(torch.zeros(2, *form.shape)).shape[1]

@@ -6,7 +6,6 @@ stages of about equal compute.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from math import inf, prod
@@ -14,6 +13,7 @@ from math import inf, prod
 import torch
 from torch import Tensor, fx, nn
 
+from .shapes import Form
 from .trace import Step, trace
 
 Block = tuple[int, int]  # the first of its steps, and the first after them
@@ -24,23 +24,24 @@ class Chain(nn.Module):
 
     Every stage maps one tensor to one tensor. It shares its modules with the network that was
     cut, under the same names: `stages.2.layer1.0.conv1.weight` is that network's
-    `layer1.0.conv1.weight`. `pool` is the parameter-free ending that makes the last stage's map
-    [B, C, H, W] or tokens [B, T, D] a vector [B, D]; Identity where there is none.
+    `layer1.0.conv1.weight`. `pool` is the ending that makes the last stage's map [B, C, H, W] or
+    tokens [B, T, D] a vector [B, D], without parameters and the same in training (so without
+    dropout); Identity where there is none.
     """
 
     def __init__(
         self,
         stages: list[fx.GraphModule],
         pool: nn.Module,
-        shapes: list[tuple[int, ...]],
+        forms: list[Form],
         flops: list[int],
         ends: dict[str, int],
     ):
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.pool = pool
-        self.shapes = shapes
-        """The shape of each stage's output for the example, without the batch dimension."""
+        self.forms = forms
+        """The shape and layout of each stage's output for the example."""
         self.flops = flops
         """Floating-point operations of each stage's forward pass, per sample."""
         self.ends = ends
@@ -70,7 +71,7 @@ def find_stages(
     return Chain(
         stages=[_module(network, steps, a, b) for a, b in blocks],
         pool=_module(network, steps, end, len(steps)) if end < len(steps) else nn.Identity(),
-        shapes=[tuple(steps[b - 1].shape[1:]) for _, b in blocks],
+        forms=[Form(tuple(steps[b - 1].shape[1:]), steps[b - 1].last) for _, b in blocks],
         flops=[_flops(steps, a, b) // example_input.shape[0] for a, b in blocks],
         ends=_ends(network, steps, blocks),
     )
@@ -85,11 +86,6 @@ def _ends(network: nn.Module, steps: list[Step], blocks: list[Block]) -> dict[st
     for name, _ in network.named_modules():  # those inside one that was not looked into
         found.setdefault(name, found.get(name.rpartition(".")[0], 0))
     return {name: found[name] for name, _ in network.named_modules() if found[name]}
-
-
-def channels_last(shape: Sequence[int]) -> bool:
-    """Whether `shape` is that of a map [B, H, W, C] of square images, as Swin has them."""
-    return len(shape) == 4 and shape[1] == shape[2] != shape[3]
 
 
 def _flops(steps: list[Step], start: int, end: int) -> int:
@@ -107,8 +103,8 @@ def _collapses(before: torch.Size, after: torch.Size) -> bool:
 
 
 def _start_of_pool(steps: list[Step]) -> int:
-    """The step after the last parameter from which on there is a vector, or the end."""
-    start = max((i for i, step in enumerate(steps) if step.rank), default=0) + 1
+    """The step from which on there is a vector and nothing to train or drop, or the end."""
+    start = max((i for i, step in enumerate(steps) if step.rank or step.switches), default=0) + 1
     cuts = [p for p in range(start, len(steps) + 1) if steps[p - 1].value]
     for a, b in pairwise(cuts):
         if _collapses(steps[a - 1].shape, steps[b - 1].shape):

@@ -7,9 +7,10 @@ concatenations lie before and behind.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from inspect import isfunction
+from math import log
 from operator import attrgetter
 
 import torch
@@ -38,6 +39,10 @@ class Step:
     """The only value that is needed from here on; None where the network can't be cut."""
     shape: torch.Size
     """The shape of that value, batch dimension included."""
+    switches: bool
+    """Whether the operation is another one in training, as dropout is."""
+    last: bool = False
+    """Whether that value is a map [B, H, W, C]."""
 
 
 def trace(
@@ -82,6 +87,7 @@ def _graph(network: nn.Module, whole_children: bool) -> fx.GraphModule:
 
 
 def _reads_mode(module: nn.Module) -> bool:
+    """Whether a module's own code asks for the mode."""
     classes = type(module).__mro__
     return any(
         "training" in function.__code__.co_names
@@ -113,6 +119,12 @@ def _rank(traced: fx.GraphModule, node: fx.Node) -> int:
     return int(any(isinstance(attrgetter(str(n.target))(traced), nn.Parameter) for n in direct))
 
 
+def _switches(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op != "call_module":
+        return False
+    return any(_reads_mode(m) for m in traced.get_submodule(str(node.target)).modules())
+
+
 def _measure(traced: fx.GraphModule, example: Tensor, name: str) -> list[Step]:
     """Run the graph once, operation by operation."""
     run = fx.Interpreter(traced, garbage_collect_values=False)
@@ -139,6 +151,7 @@ def _measure(traced: fx.GraphModule, example: Tensor, name: str) -> list[Step]:
                     flops=counter.get_total_flops() - before,
                     value=only if tensor is not None else None,
                     shape=tensor.shape if tensor is not None else torch.Size(),
+                    switches=_switches(traced, node),
                 )
             )
             versions.append(tensor._version if tensor is not None else 0)
@@ -148,7 +161,46 @@ def _measure(traced: fx.GraphModule, example: Tensor, name: str) -> list[Step]:
             step.value = None
     if not steps or steps[-1].value is None:
         raise InputError(f"the output of {name} isn't one tensor: {ADVICE}")
+    _lay_out(steps, traced, example)
     return steps
+
+
+def _lay_out(steps: list[Step], traced: fx.GraphModule, example: Tensor) -> None:
+    """Tell which values are maps [B, H, W, C]."""
+    maps = [step for step in steps if example.ndim == len(step.shape) == 4]
+    doubtful = any(not s.shape[1] != s.shape[2] == s.shape[3] for s in maps)
+    square = example.shape[-1] == example.shape[-2]
+    larger = {} if square and not doubtful else _enlarged(traced, example)
+    for step in maps:
+        step.last = _channels_last(step.shape, example.shape, larger.get(step.value))
+
+
+def _enlarged(traced: fx.GraphModule, example: Tensor) -> dict[fx.Node | None, torch.Size]:
+    """The shapes of values of an image twice as high and wide, as far as it can be read."""
+    run, found = fx.Interpreter(traced), dict[fx.Node | None, torch.Size]()
+    run.args_iter = iter([example[:1].repeat(1, 1, 2, 2)])
+    with torch.no_grad(), suppress(Exception):  # a network may be made for one size alone
+        for node in traced.graph.nodes:
+            run.env[node] = value = run.run_node(node)
+            if isinstance(value, Tensor):
+                found[node] = value.shape
+    return found
+
+
+def _channels_last(shape: torch.Size, example: torch.Size, larger: torch.Size | None) -> bool:
+    """Whether a value of four dimensions is a map [B, H, W, C], of an example [B, C, H, W].
+
+    Channels are as many for a larger image. Where that doesn't tell, in a network that is made for
+    one size, positions are those that have the image's proportions more nearly.
+    """
+    kept = [a == b for a, b in zip(shape[1:], larger[1:], strict=False)] if larger else []
+    if kept in ([True, False, False], [False, False, True]):
+        return kept[2]
+
+    def off(height: int, width: int) -> float:
+        return abs(log(height * example[3] / (width * example[2])))
+
+    return off(shape[1], shape[2]) < off(shape[2], shape[3])
 
 
 def _live_values(graph: fx.Graph) -> Iterator[tuple[fx.Node, set[fx.Node]]]:

@@ -63,13 +63,15 @@ def depths_at(
 ) -> dict[str, int]:
     """How many stages of each branch are trained in the epoch after these mean validation losses.
 
-    `stages` is how many stages each branch uses, the most that are trained.
+    `stages` is how many stages each branch uses, the most that are trained, whatever a schedule
+    says.
     """
     found = {}
     for name, count in stages.items():
         depth, schedule = of_branch(unfreeze.depth, name), of_branch(unfreeze.schedule, name)
         most = count if depth == "all" else min(int(depth), count)
-        found[name] = UNFREEZINGS[schedule.name](most, losses, **schedule.options)
+        depth = UNFREEZINGS[schedule.name](most, losses, **schedule.options)
+        found[name] = max(0, min(most, depth))
     return found
 
 

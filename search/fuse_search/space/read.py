@@ -253,8 +253,9 @@ class _Reader:
             choice = self.value(annotation, raw, place)
             if len(self.document.problems) > before:
                 continue
-            if is_domain(raw) and not isinstance(choice, Choice):
-                self.document.problem(place, "a choice can't be a domain itself", found=raw)
+            if searched(choice) and not isinstance(choice, Choice):  # or names would meet
+                rule = "a choice can't be or hold a domain, but in an entry's options"
+                self.document.problem(place, rule, found=raw)
             elif label(choice) in labels:
                 self.document.problem(place, "names one choice twice", found=label(choice))
             choices.append(choice)

@@ -16,16 +16,17 @@ from .loop import predict
 
 
 def fit_and_predict(
-    ensemble: Ensemble, spec: TrialSpec, data: Data, device: torch.device
+    ensemble: Ensemble, spec: TrialSpec, data: Data, device: torch.device, parts: int = 1
 ) -> dict[str, Tensor]:
     """The ensemble's outputs on the validation rows by task, as float32 on the CPU.
 
     What is fitted is fitted to all of validation and kept; these outputs are cross-fitted: each
     half of the rows is joined as fits the other half, which makes them as good as unseen.
+    parts: by how much less memory than usual is to be taken.
     """
     rows = Rows.of_inputs(data, "val", device)
     outputs = {}
-    for task, by_row in predict(_Members(ensemble), spec, rows).items():
+    for task, by_row in predict(_Members(ensemble), spec, rows, parts).items():
         chances, join = by_row.transpose(0, 1), copy.deepcopy(ensemble.joins[task]).cpu()
         joined = join(chances)
         if join.learns:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from ..data.room import free_ram
+from ..data.room import free_ram, total_ram
 from ..nets.merged import Merged
 from ..spec import Train, TrialSpec, of_branch
+from .gradients import keeps_gradients
 from .machine import now
 from .optim import make_optimizer
 from .precision import autocast, in_bf16
@@ -21,6 +22,7 @@ from .weightings import WEIGHTINGS
 
 FEW, MORE = 2, 4  # rows on which a batch is estimated
 PASSES = 5
+USABLE = 0.95  # of a device's memory: drivers and libraries take some, too
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,17 @@ class Footprint:
 
 
 def footprint(
-    network: Merged, spec: TrialSpec, inputs: Mapping[str, Tensor], batch_size: int
+    network: Merged,
+    spec: TrialSpec,
+    inputs: Mapping[str, Tensor],
+    batch_size: int,
+    whole: bool = True,
 ) -> Footprint:
     """What a step takes at the least, estimated on `MORE` rows of the inputs.
 
-    For each number that is trained its gradient (also by task, where a weighting sees these), what
+    batch_size: how many rows pass through at once. whole: these are the batch, and no part of it.
+
+    For each number that is trained its gradient (also by task, where these are joined apart), what
     the optimizer keeps, and copies for `train.ema` and `unfreeze.l2_sp`; and what autograd keeps of
     a batch. The last is measured on two sizes: a part of it goes with the rows, and a part, such as
     weights in half precision, does not. The network comes out in eval mode, with gradients for what
@@ -54,7 +62,7 @@ def footprint(
     copies = 1 + _slots(spec.train) + (spec.train.ema is not None)
     copies += any(of_branch(spec.unfreeze.l2_sp, name) for name in spec.merge.use)
     weighting = WEIGHTINGS[spec.losses.weights.name]
-    copies += len(spec.tasks) * (getattr(weighting, "sees", "") == "gradients")
+    copies += len(spec.tasks) * keeps_gradients(weighting, whole)
     step = copies * sum(p.nbytes for p in trained) + max(batch, 0)
     own = (*network.parameters(), *network.buffers())
     return Footprint(sum(t.nbytes for t in own), math.ceil(step))
@@ -86,7 +94,8 @@ def _slots(train: Train) -> float:
     weight.grad = torch.zeros_like(weight)
     optimizer = make_optimizer(train, [weight])
     optimizer.step()
-    return sum(s.numel() for s in optimizer.state[weight].values()) // weight.numel()
+    kept = optimizer.state[weight].values()
+    return sum(s.numel() for s in kept if isinstance(s, Tensor)) // weight.numel()
 
 
 def free_memory(device: torch.device) -> float:
@@ -95,6 +104,14 @@ def free_memory(device: torch.device) -> float:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     return free_ram() if device.type == "cpu" else math.inf
+
+
+def most_memory(device: torch.device) -> float:
+    """Bytes for tensors to come if nobody but this process used the device."""
+    if device.type == "cuda":
+        usable = USABLE * torch.cuda.mem_get_info(device)[1]
+        return usable - torch.cuda.memory_allocated(device)
+    return USABLE * total_ram() if device.type == "cpu" else math.inf
 
 
 def latency(network: nn.Module, spec: TrialSpec, inputs: Mapping[str, Tensor]) -> float:

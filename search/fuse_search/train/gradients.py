@@ -13,6 +13,15 @@ from .chance import Network, once_more, random_state
 Losses = Callable[[Network], Tensor]
 
 
+def _sees(weighting: object) -> str:
+    return getattr(weighting, "sees", "parts")
+
+
+def keeps_gradients(weighting: object, whole: bool) -> bool:
+    """Whether a step keeps each task's gradient apart; `whole`: batches come in one part."""
+    return _sees(weighting) == "gradients" or (_sees(weighting) == "batch" and not whole)
+
+
 class Gradients:
     """The gradients of a step, gathered from the parts of its batch. See `weightings`.
 
@@ -29,10 +38,9 @@ class Gradients:
         whole: bool,
     ) -> None:
         self._weighting: Any = weighting
-        sees = getattr(weighting, "sees", "parts")
-        self.adapt = sees != "nothing"
+        self.adapt = _sees(weighting) != "nothing"
         """Whether the weights change in training."""
-        self._apart = sees == "gradients" or (sees == "batch" and not whole)
+        self._apart = keeps_gradients(weighting, whole)
         self._looks_back = hasattr(weighting, "stepped")
         first = set(shared)
         self._parameters = sorted(parameters, key=lambda p: p not in first)

@@ -26,7 +26,7 @@ from .ema import Average
 from .gradients import Gradients
 from .losses import TaskLosses
 from .metrics import evaluate
-from .optim import learning_rate, make_optimizer, rate_factors
+from .optim import learning_rate, load_optimizer, make_optimizer, optimizer_state, rate_factors
 from .plan import Plan
 from .precision import autocast, in_bf16
 from .regularize import StartingPoint, set_drop_path
@@ -52,8 +52,9 @@ class Epoch:
 class Training:
     """A network in training on the train split. All that a step changes is in its `state`.
 
-    parts: in how many parts a batch goes through the network; their gradients add up. Each is mixed
-    (mixup, CutMix) with itself alone.
+    parts: in how many parts a batch goes through the network; their gradients add up. BatchNorm
+    sees each by itself, and what is random is drawn for each: flips, shifts, policies, dropout,
+    mixup and CutMix (with itself alone). With these it is another training than in one part.
     """
 
     def __init__(self, network: Merged, spec: TrialSpec, plan: Plan, parts: int = 1) -> None:
@@ -164,13 +165,18 @@ class Training:
         metrics = {f"train/{name}": mean for name, mean in zip(names, means, strict=False)}
         return metrics | {f"val/{name}": value for name, value in measured.items()}, outputs
 
-    def state(self) -> State:
-        """Everything that the rest of the training hangs on; not the stages it never changes."""
-        momentum = self._optimizer.state_dict()["state"]
+    def state(self, instead_of: State | None = None) -> State:
+        """Everything that the rest of the training hangs on; not the stages it never changes.
+
+        instead_of: an earlier state that is needed no more, in whose memory this one is written:
+            to have new memory takes longer than to copy.
+        """
+        kept = optimizer_state(self._optimizer)
+        momentum = {name: v for name, v in kept.items() if isinstance(v, Tensor)}
         tensors = {
             **_named("network", self.network.changing(self.spec)),
             **_named("weighting", self._weighting.state_dict()),
-            **{f"optimizer/{i}/{k}": v for i, of in momentum.items() for k, v in of.items()},
+            **_named("optimizer", momentum),
             **_named("average", self._average.other if self._average else {}),
             **_named("random", self._randoms()),
             "sums": self._sums,
@@ -180,10 +186,11 @@ class Training:
             "batch": self.batch,
             "seconds": self._seconds,
             "history": [asdict(epoch) for epoch in self.history],
+            "optimizer": {name: v for name, v in kept.items() if name not in momentum},
         }
         # In their order in memory: to change that takes longer, and training waits for this.
-        copies = {n: t.detach().to("cpu", copy=True) for n, t in tensors.items() if t is not None}
-        return State(copies, about)
+        places = instead_of.tensors if instead_of else {}
+        return State({n: _copy(t.detach(), places.get(n)) for n, t in tensors.items()}, about)
 
     def load(self, state: State) -> None:
         """Go on from a state. Raises ValueError when it is one of another training."""
@@ -193,7 +200,8 @@ class Training:
             raise ValueError("the checkpoint is one of another network")
         self.network.load_state_dict(network, strict=False)
         self._weighting.load_state_dict(_below("weighting", state.tensors))
-        self._load_optimizer(_below("optimizer", state.tensors))
+        kept = _below("optimizer", state.tensors) | state.about["optimizer"]
+        load_optimizer(self._optimizer, kept)
         if self._average:
             self._average.load(_below("average", state.tensors))
         random = _below("random", state.tensors)
@@ -213,17 +221,16 @@ class Training:
             "augmentation": self.plan.chance.get_state(),
         }
 
-    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        """Momentum has its parameter's order in memory, which fused optimizers rely on."""
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            index, _, key = name.partition("/")
-            parameter = parameters[int(index)]
-            if value.shape == parameter.shape and value.ndim:
-                value = torch.empty_like(parameter).copy_(value)
-            state.setdefault(int(index), {})[key] = value
-        self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
+
+def _copy(tensor: Tensor, place: Tensor | None) -> Tensor:
+    """The tensor on the CPU, in this place if it fits."""
+    if place is None or _form(place) != _form(tensor):
+        return tensor.to("cpu", copy=True)
+    return place.copy_(tensor)
+
+
+def _form(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from lion_pytorch import Lion
-from torch import nn
+from torch import Tensor, nn
 
+from ..errors import TrialError
 from ..nets.merged import Merged
 from ..nets.unfreeze import stalls
 from ..spec import Count, Factor, Share, Train, TrialSpec, of_branch
@@ -23,7 +24,8 @@ def adamw(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
 
 def sgd(groups: list[dict[str, Any]], lr: float, *, momentum: Share = 0.9) -> torch.optim.Optimizer:
     """Stochastic gradient descent with Nesterov momentum."""
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+    # not fused: that can't step where some of a group have momentum, and others join later
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, foreach=True)
 
 
 def lion(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
@@ -50,7 +52,7 @@ class Moment:
 
 def cosine(now: Moment) -> float:
     """From one to zero along half a cosine (Loshchilov & Hutter 2017)."""
-    return 0.5 * (1 + math.cos(math.pi * now.progress))
+    return _between(1.0, 0.0, now.progress)
 
 
 def constant(now: Moment) -> float:
@@ -102,7 +104,7 @@ def make_optimizer(
     `factors` is the learning rate of each parameter in units of `train.lr`, one where it has none.
     Each group has its own as `factor`.
     A parameter that joins later belongs to it from the start: without a gradient it is passed
-    over, so that the others' state stays.
+    over and has no state, and then it is trained as if it stood alone.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for decays in (True, False):
@@ -115,6 +117,52 @@ def make_optimizer(
         for (factor, decays), of in groups.items()
     ]
     return OPTIMIZERS[train.optimizer.name](made, train.lr, **train.optimizer.options)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What it keeps of parameters and groups by flat names: tensors, and plain data as JSON has it.
+
+    But for the learning rate, which the loop sets.
+
+    Raises:
+        TrialError: it keeps something else, which a checkpoint can't hold.
+    """
+    saved = optimizer.state_dict()
+    found = {f"state/{i}/{k}": v for i, of in saved["state"].items() for k, v in of.items()}
+    for i, group in enumerate(saved["param_groups"]):
+        found |= {f"group/{i}/{k}": v for k, v in group.items() if k not in ("params", "lr")}
+    for name, value in found.items():
+        if not isinstance(value, Tensor) and not _plain(value):
+            kind = type(value).__name__
+            raise TrialError(f"the optimizer's {name} can't be in a checkpoint, found {kind}")
+    return found
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, kept: Mapping[str, Any]) -> None:
+    """Go on from what `optimizer_state` gave.
+
+    Momentum has its parameter's order in memory, which fused optimizers rely on.
+    """
+    saved = optimizer.state_dict()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in kept.items():
+        of, index, key = name.split("/", 2)
+        if of == "group":
+            group = saved["param_groups"][int(index)]
+            group[key] = _as_was(value, group.get(key), parameters[0].device)
+            continue
+        parameter = parameters[int(index)]
+        if isinstance(value, Tensor):  # never that of the checkpoint itself, which stays as it is
+            like = parameter if value.ndim and value.shape == parameter.shape else value
+            value = torch.empty_like(like, dtype=value.dtype).copy_(value)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict(saved | {"state": state})
+    for place, own in state.items():  # torch gives all of it the parameter's type
+        held = optimizer.state[parameters[place]]
+        for key, value in own.items():
+            if isinstance(value, Tensor) and value.dtype != held[key].dtype:
+                held[key] = value.to(held[key].device)
 
 
 def learning_rate(train: Train, step: int, steps: int, losses: Sequence[float] = ()) -> float:
@@ -150,3 +198,17 @@ def rate_factors(network: Merged, spec: TrialSpec) -> dict[nn.Parameter, float]:
 def _between(start: float, end: float, progress: float) -> float:
     """From start to end along half a cosine."""
     return end + (start - end) / 2 * (1 + math.cos(math.pi * progress))
+
+
+def _plain(value: object) -> bool:
+    """Whether JSON has it, but for mappings; it makes lists of tuples."""
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    return isinstance(value, str | int | float | None)
+
+
+def _as_was(value: Any, before: Any, device: torch.device) -> Any:
+    """A group's entry that was read from a checkpoint, in the form that this one has."""
+    if isinstance(value, Tensor):
+        return value.to(before.device if isinstance(before, Tensor) else device)
+    return tuple(value) if isinstance(before, tuple) else value

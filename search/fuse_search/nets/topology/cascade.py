@@ -7,10 +7,10 @@ from itertools import zip_longest
 
 from torch import Tensor, nn
 
-from ...spec import BranchNames, Fusion, Whole
+from ...spec import BranchNames, Fusion, Whole, in_order
 from ..branch import Branch, Stream
-from ..shapes import Match
-from .joined import Joined, Readers, flat, given, in_order, make_fusion
+from ..shapes import Form, Match
+from .joined import Joined, Readers, flat, given, make_fusion
 
 
 class Cascade(nn.Module):
@@ -39,8 +39,8 @@ class Cascade(nn.Module):
         self.readers = Readers(chain, taps, None)
         self.widths = {name: each[-1] for name, each in self.readers.widths.items()}
         self.links: list[Match] = nn.ModuleList(  # type: ignore[assignment]
-            Match((self.widths[name],) if len(shape) == 1 else chain[name].shapes[-1], shape)
-            for name, shape in zip(self.names, entered, strict=False)
+            Match(Form((self.widths[n],)) if len(into.shape) == 1 else chain[n].forms[-1], into)
+            for n, into in zip(self.names, entered, strict=False)
         )
         self.fusion = make_fusion(rejoin, self.readers.widths) if rejoin else None
         last = self.widths[self.names[-1]]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ...data.room import need_ram
+from ...errors import InputError, TrialError
 from ...spec import Choice
 from ..branch import Branch, Stream
 from ..fusions import FUSIONS
-from ..shapes import Form, Resize, width_of
+from ..shapes import Resize, width_of
 
 
 class Joined(NamedTuple):
@@ -29,20 +34,26 @@ class Reader(nn.Module):
     """Reads a tap for a fusion: as a vector [B, width], or where `size` is given on that grid.
 
     On a grid [B, H, W, width] a map is resized, as many tokens as it has positions in one column
-    stay where they are, and of the rest there is the mean at every position. `pooling` is the part
-    of it that may be done long before.
+    stay where they are, and of the rest there is the mean at every position.
     """
 
     def __init__(self, branch: Branch, tap: int, size: tuple[int, ...] | None) -> None:
         super().__init__()
-        shape = branch.shapes[tap - 1]
-        self.form, self.size = Form(shape), size
+        self.form, self.size = branch.forms[tap - 1], size
         self.pooling: nn.Module = branch.pooling(tap)
-        self.width = width_of(self.pooling, shape)
+        self.width = width_of(self.pooling, self.form)
+        shape = self.form.shape
         if size and len(shape) == 3:
             self.pooling, self.width = Resize(self.form, size), self.form.channels
         elif size and len(shape) == 2 and size == (shape[0], 1):
             self.pooling, self.width = nn.Identity(), self.form.channels
+
+    @property
+    def early(self) -> nn.Module | None:
+        """What may be done to a tap long before it is read: nothing that makes it larger."""
+        if isinstance(self.pooling, Resize) and prod(self.pooling.size) > prod(self.form.size):
+            return None
+        return self.pooling
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pooling(x)
@@ -72,7 +83,7 @@ class Readers(nn.Module):
     def poolings(self, name: str) -> dict[int, nn.Module | None]:
         """By tap, what may be done to it long before."""
         readers = self.of[list(self.taps).index(name)]
-        return {t: r.pooling for t, r in zip(self.taps[name], readers, strict=True)}
+        return {t: r.early for t, r in zip(self.taps[name], readers, strict=True)}
 
     def read(self, name: str, values: Mapping[int, Tensor]) -> list[Tensor]:
         """A branch's taps for the fusion, from their values as the network has them."""
@@ -120,16 +131,27 @@ def given(values: Mapping[Stream, Tensor], name: str) -> dict[int, Tensor]:
     return {stages: value for (of, stages), value in values.items() if of == name}
 
 
-def in_order(branches: Mapping[str, object], first: tuple[str, ...]) -> tuple[str, ...]:
-    """The branches' names: these first, those of them that there are, and then the others."""
-    named = [name for name in first if name in branches]
-    return (*named, *(name for name in branches if name not in named))
-
-
 def make_fusion(fusion: Choice | str, widths: Mapping[str, list[int]]) -> nn.Module:
-    """The fusion of branches' taps of these widths."""
+    """The fusion of branches' taps of these widths.
+
+    Raises TrialError where its weights don't fit into memory.
+    """
     choice = fusion if isinstance(fusion, Choice) else Choice(name=fusion)
-    return FUSIONS[choice.name](flat(widths), **choice.options)
+    build = partial(FUSIONS[choice.name], flat(widths), **choice.options)
+    if torch.empty(0).is_meta:  # and so takes none
+        return build()
+    try:
+        need_ram(_nbytes(build), f"the weights of fusion {choice.name}")
+    except InputError as error:
+        raise TrialError(str(error)) from None
+    return build()
+
+
+def _nbytes(build: Callable[[], nn.Module]) -> int:
+    """Of the parameters of what would be built; 0 where that can't be known before."""
+    with suppress(Exception), torch.device("meta"):  # a plugin may want numbers
+        return sum(p.nbytes for p in build().parameters())
+    return 0
 
 
 def flat(by_branch: Mapping[str, list[Any]]) -> list[Any]:

@@ -14,10 +14,11 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from ..tasks import TaskType
+from ..tasks import TINY, TaskType
 
-TINY = 1e-12  # probabilities have logarithms from here on
-STEPS = 2000  # of fitting
+STEPS = 2000  # of fitting weights of a mean
+DESCENT = 300  # steps of fitting a linear model
+MANY = 50  # outcomes; of more, stacking has one weight for each member
 ROUNDS = 100  # in which greedy selection takes one more
 RIDGE = 1.0  # how much the plain mean counts in stacking, in rows
 
@@ -63,9 +64,11 @@ class GeometricMean(nn.Module):
 class Stacking(nn.Module):
     """A linear model of the members' log-probabilities or numbers (Wolpert 1992).
 
-    p = softmax(Σ_m W_m log p_m + b), or y = Σ_m w_m y_m + b. What is fitted has the least log loss
-    (squared error, in units of the target's variance), summed over the rows, plus RIDGE / 2 times
-    the squared distance of W from the (geometric) mean's, where it begins.
+    p = softmax(Σ_m W_m log p_m + b), or y = Σ_m w_m y_m + b. Of more than MANY outcomes (of all
+    labels together) W_m is a number and b zero, as the rest would take minutes. What is fitted has
+    the least log loss (half the squared error, in units of the target's variance), summed over the
+    rows, plus RIDGE / 2 times the squared distance of W from the (geometric) mean's, where every
+    fit begins.
     """
 
     learns = True
@@ -75,12 +78,12 @@ class Stacking(nn.Module):
     def __init__(self, members: int, kind: TaskType, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.discrete, self.shape = kind.discrete, shape
-        outputs = prod(shape)
-        self.register_buffer("weight", torch.eye(outputs).repeat(1, members) / members)
-        self.register_buffer("bias", torch.zeros(outputs))
+        self.register_buffer("weight", _even(members, prod(shape)))
+        self.register_buffer("bias", torch.zeros(prod(shape)))
 
     def fit(self, chances: Tensor, target: Tensor) -> None:
-        x, start = self._features(chances.double()), self.weight.double()
+        x = self._features(chances.double())
+        start = _even(len(chances), len(self.bias)).to(x)
         if not self.discrete:
             y = target.double()
             centred, spread = x - x.mean(0), y.var(correction=0).clamp_min(TINY)
@@ -95,18 +98,20 @@ class Stacking(nn.Module):
 
     def _descend(self, x: Tensor, start: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The minimum of a convex function, by quasi-Newton steps of all rows at once."""
-        weight, bias = start.clone().requires_grad_(), self.bias.double().requires_grad_()
+        weight = start.clone().requires_grad_()
+        bias = torch.zeros_like(self.bias, dtype=x.dtype, requires_grad=True)
+        learned = [weight, bias] if weight.ndim == 2 else [weight]
         optimizer = torch.optim.LBFGS(
-            [weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe", tolerance_change=1e-12
+            learned, max_iter=DESCENT, line_search_fn="strong_wolfe", tolerance_change=1e-12
         )
 
         def loss() -> Tensor:
             optimizer.zero_grad()
-            log_p = (x @ weight.T + bias).unflatten(1, self.shape).log_softmax(-1)
+            log_p = _linear(x, weight, bias).unflatten(1, self.shape).log_softmax(-1)
             total = -_of_true(log_p, target).sum()
-            total = total + RIDGE / 2 * (weight - start).square().sum()
-            total.backward()
-            return total
+            mean = (total + RIDGE / 2 * (weight - start).square().sum()) / len(x)
+            mean.backward()
+            return mean
 
         optimizer.step(loss)  # type: ignore[arg-type]
         return weight.detach(), bias.detach()
@@ -117,9 +122,24 @@ class Stacking(nn.Module):
         return values.transpose(0, 1).flatten(1)
 
     def forward(self, chances: Tensor) -> Tensor:
-        found = self._features(chances) @ self.weight.to(chances).T + self.bias.to(chances)
+        weight, bias = self.weight.to(chances), self.bias.to(chances)
+        found = _linear(self._features(chances), weight, bias)
         found = found.unflatten(1, self.shape) if self.shape else found.squeeze(1)
         return found.softmax(-1) if self.discrete else found
+
+
+def _even(members: int, outputs: int) -> Tensor:
+    """The members' mean as weights [outputs, M * outputs], or [M] of many outputs."""
+    if outputs > MANY:
+        return torch.full((members,), 1 / members)
+    return torch.eye(outputs).repeat(1, members) / members
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """[B, M * outputs] to [B, outputs]."""
+    if weight.ndim == 1:
+        return torch.einsum("bmo,m->bo", x.unflatten(1, (len(weight), -1)), weight) + bias
+    return x @ weight.T + bias
 
 
 def weights_of_mixture(chances: Tensor, target: Tensor, kind: TaskType) -> Tensor:

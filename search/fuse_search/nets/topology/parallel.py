@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ...spec import Fusion
 from ..branch import Branch, Stream
-from ..shapes import Form
 from .joined import BranchDropout, Joined, Readers, flat, for_maps, make_fusion, mean
 
 
@@ -53,5 +52,5 @@ class Parallel(nn.Module):
 
 def _smallest(branches: list[Branch]) -> tuple[int, ...]:
     """The size of the smallest map among the taps; one position where there is none."""
-    shapes = [branch.shapes[tap - 1] for branch in branches for tap in branch.taps]
-    return min((Form(s).size for s in shapes if len(s) == 3), key=prod, default=(1, 1))
+    forms = [branch.forms[tap - 1] for branch in branches for tap in branch.taps]
+    return min((form.size for form in forms if len(form.shape) == 3), key=prod, default=(1, 1))

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ...errors import TrialError
-from ...spec import BranchNames, Count, Fusion
+from ...spec import BranchNames, Count, Fusion, in_order
 from ..branch import Branch, Stream
 from ..shapes import Form, width_of
-from .joined import BranchDropout, Joined, Readers, flat, in_order, make_fusion, mean
+from .joined import BranchDropout, Joined, Readers, flat, make_fusion, mean
 
 
 class Trunk(nn.Module):
@@ -38,13 +38,13 @@ class Trunk(nn.Module):
             raise TrialError(f"branch {self.names[0]}: a host needs a stage above the fusion")
         self.entry = min(entry, len(trunk.stages) - 1)
         taps = [(self.entry,), *(branch.taps for branch in others)]
-        self.form = Form(trunk.shapes[self.entry - 1])
+        self.form = trunk.forms[self.entry - 1]
         self.readers = Readers(branches, dict(zip(self.names, taps, strict=True)), _grid(self.form))
         self.drop = BranchDropout(branch_dropout)
         self.fusion = make_fusion(fusion, self.readers.widths)
         self.fit = nn.Linear(self.fusion.out_features, self.form.channels)  # type: ignore[arg-type]
         self.pooling = trunk.pooling(len(trunk.stages))
-        self.out_features = width_of(self.pooling, trunk.shapes[-1])
+        self.out_features = width_of(self.pooling, trunk.forms[-1])
         self.widths = {name: each[-1] for name, each in self.readers.widths.items()}
 
     def taps(self, name: str) -> dict[int, nn.Module | None]:
