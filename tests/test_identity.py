@@ -119,3 +119,13 @@ def test_the_name_of_the_study_and_unused_branches_do_not_count():
     used = {"merge": {"use": ("a",)}}
     renamed = spec(study="renamed", **used)
     assert same(spec(**used), renamed)
+
+
+def test_a_trunks_host_is_the_first_one_in_use():
+    def hosted(use, host):
+        fused = {"entry": 1, "fusion": choice("sum")}
+        return spec(merge={"use": use, "topology": choice("trunk", host=host, **fused)})
+
+    assert same(hosted(("b",), ("a",)), hosted(("b",), ("b",)))
+    assert same(hosted(("a", "b"), ()), hosted(("a", "b"), ("a", "b")))
+    assert not same(hosted(("a", "b"), ("a",)), hosted(("a", "b"), ("b",)))

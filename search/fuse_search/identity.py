@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .nets.unfreeze import at_most, deepest, expected
-from .spec import CHECKPOINTS, Tap, TrialSpec, of_branch
+from .spec import CHECKPOINTS, Tap, TrialSpec, in_order, of_branch
 from .written import written
 
 
@@ -39,15 +39,17 @@ def _canonical(found: dict[str, Any], spec: TrialSpec, stages: dict[str, int]) -
     if topology.name == "cascade" or len(use) == 1:
         found["merge"]["branch_dropout"] = 0.0  # a branch always stays
     if topology.name == "cascade":
-        first = [name for name in topology.options["order"] if name in use]
-        order = first + [name for name in use if name not in first]
+        order = in_order(use, topology.options["order"])
         entry = topology.options["entry"]
         entries = dict.fromkeys(order[1:], entry)
         for name in entries:
             if all(isinstance(tap, int) for tap in taps[name]):  # else it stays as it is written
                 entries[name] = min(entry, _stages(min, taps[name], stages[name]) - 1)
                 used[name] -= entries[name]
-        found["merge"]["topology"]["cascade"] |= {"order": order, "entry": entries}
+        found["merge"]["topology"]["cascade"] |= {"order": [*order], "entry": entries}
+    if topology.name == "trunk":
+        host, *_ = in_order(use, topology.options["host"])
+        found["merge"]["topology"]["trunk"]["host"] = [host]
     found["unfreeze"] = _unfreezing(spec, used)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .figures import confusion, curves
-from .spec import Choice, TrialSpec
+from .spec import Choice, TrialSpec, in_order
 from .tracker import Run
 from .train.loop import Epoch
 from .train.planner import Decision
@@ -47,8 +47,7 @@ def describe(spec: TrialSpec) -> str:
     if topology.name == "ensemble":
         return f"{topology.options['weights']} ensemble({'+'.join(use)})"
     if topology.name == "cascade":
-        first = [name for name in topology.options["order"] if name in use]
-        chain = "→".join([*first, *(name for name in use if name not in first)])
+        chain = "→".join(in_order(use, topology.options["order"]))
         return f"cascade({chain}) d{','.join(depths)}"
     fusion, how = topology.options.get("fusion"), [topology.name]  # a plugin's may have none
     if isinstance(fusion, Choice):
