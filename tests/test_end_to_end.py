@@ -18,6 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 import fuse_search as package
+from fuse_search.leases import Leases
 from fuse_search.tracker import Tracker
 from mlflow_page import CHROMIUM, NO_CHROMIUM, chromium_page, compare_page, ui_server
 from small_space import SMALL, command, environment, fuse_search, status
@@ -75,6 +76,24 @@ def test_said_again_it_answers_and_removes_what_a_cut_off_report_left(
     monkeypatch.chdir(cwd)
     assert "The best trial is" in command(capsys, "--space", space).out
     assert not rest.exists()
+
+
+def test_whoever_ends_a_study_ends_it_for_one_that_died(tmp_path):
+    class Dies(StringIO):
+        """Whoever began the study dies when the first trial is done."""
+
+        def write(self, text):
+            if "[1/1]" in text:
+                other.close()
+            return super().write(text)
+
+    space = tmp_path / "small.yaml"
+    space.write_text(SMALL)
+    other = Leases(tmp_path / "small")
+    other.take("study")
+    package.run(space, 1, results=tmp_path, device="cpu", console=Console(file=Dies(), width=200))
+    assert not list((tmp_path / "small" / "leases").iterdir())
+    assert not list((tmp_path / "small" / "workers").iterdir())
 
 
 def test_the_best_spec_trains_again_to_the_same_number(finished):

@@ -38,8 +38,8 @@ if not os.fork():
     sys.exit()  # with all that is done at the end of a process
 os.wait()
 print(Leases(Path(sys.argv[1])).all(), flush=True)
-if sleeper := os.fork():
-    print(sleeper, flush=True)
+if not os.fork():
+    print(os.getpid(), flush=True)  # by now it has let go of what it inherited
 time.sleep(60)
 """
 

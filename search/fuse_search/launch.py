@@ -173,6 +173,8 @@ def _work(opened: Opened, work: Callable[[Run, Progress], None], console: Consol
     finally:
         try:
             parent.end(status)
+            if status == "FINISHED":  # who had it may have been killed
+                lease = lease or study.leases.take("study")
             if lease:
                 lease.end()
         finally:
