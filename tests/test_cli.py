@@ -122,3 +122,7 @@ def test_the_space_of_the_readme_is_one(tmp_path):
 
     (tmp_path / "readme.yaml").write_text(block)
     assert read_space(tmp_path / "readme.yaml").study == "fusion"
+
+
+def test_a_port_that_is_none_is_refused(capsys):
+    assert "99999 is not in the range" in command(capsys, "ui", "--port", "99999", code=2).err

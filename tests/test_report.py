@@ -255,13 +255,14 @@ def test_trials_csv(reported: tuple[Study, Path]) -> None:
 
 def test_the_best_of_each_choice_is_told(tmp_path: Path) -> None:
     study = opened(tmp_path)
-    for value, topology in ((0.7, "parallel"), (0.9, "cascade"), (0.8, "parallel")):
+    values = {0.7: "parallel", 0.9: "cascade", 0.8: "parallel", 0.6: "cascade"}
+    for value, topology in values.items():
         add(study, "a+b", value, topology=topology)
     text = write_report(study, tmp_path / "out").read_text()
     _, _, table = text.partition("## Best of each choice")
     lines = [line for line in table.split("##")[0].splitlines() if line.startswith("| merge.")]
     assert lines == [
-        "| merge.topology | cascade | 0.9000 | 1 cascade(a+b) | 1 |",
+        "| merge.topology | cascade | 0.9000 | 1 cascade(a+b) | 2 |",
         "| merge.topology | parallel | 0.8000 | 2 parallel(a+b) | 2 |",
     ]
 

@@ -285,3 +285,35 @@ def test_memory_that_others_use_ends_a_trial_and_makes_it_no_constraint(folder, 
     assert row.attributes["reason"].endswith("and 0.0 MB are free now")
     assert bench.study._study.get_trials()[0].constraints == {}
     assert bench.runs() == [("FAILED", "failed", [])]
+
+
+GRID = """\
+study: small
+data: {source: {multidigits: {train: 64, val: 32, test: 16}}, image_size: 16}
+tasks: {left: {type: classification}}
+branches: {a: {network: {conv3x3: {width: 4}}}}
+merge: {topology: {parallel: {fusion: {type: categorical, choices: [concat, sum]}}}}
+train: {epochs: 1}
+search: {trials: 5, sampler: grid}
+"""
+
+
+def test_a_grid_that_is_used_up_says_so(tmp_path):
+    (tmp_path / "small.yaml").write_text(GRID)
+    bench = Bench(tmp_path)
+    bench.worker.work(5)
+    assert "the grid is used up: 2 trials are finished, not 5" in bench.said.getvalue()
+
+
+def test_a_grid_of_which_no_trial_finishes_stops_with_the_reasons(tmp_path, monkeypatch):
+    (tmp_path / "small.yaml").write_text(GRID)
+
+    def broken(*_: object) -> None:
+        raise ValueError("it is broken")
+
+    monkeypatch.setattr(Training, "_step", broken)
+    for _ in range(2):  # said again, it is no better
+        bench = Bench(tmp_path)
+        with pytest.raises(StudyStopped, match="no trial of the grid finished:\n  .*it is broken"):
+            bench.worker.work(5)
+        bench.close()

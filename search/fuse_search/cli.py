@@ -214,7 +214,7 @@ def train(spec: str, overrides: Texts, plugins: Texts, results: str, **options: 
 
 @cli.command()
 @_options(RESULTS, TRACKING)
-@click.option("--port", default=5000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(results: str, tracking_uri: str | None, port: int) -> None:
     """Open MLflow's page for the results, on http://127.0.0.1:PORT."""
     from .ui import serve_ui

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 # The upper limits refuse what no machine could do, before it is tried.
 Count = Annotated[int, Ge(1), Le(1_000_000)]
@@ -72,6 +72,12 @@ def of_branch(value: Any, name: str) -> Any:
     return value[name] if isinstance(value, dict) else value
 
 
+def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(items)) < len(items):
+        raise ValueError("must not name one twice")
+    return items
+
+
 def in_order(names: Iterable[str], first: Sequence[str]) -> tuple[str, ...]:
     """These names: those among `first` in its order, and then the others."""
     there = tuple(names)
@@ -79,7 +85,9 @@ def in_order(names: Iterable[str], first: Sequence[str]) -> tuple[str, ...]:
     return (*named, *(name for name in there if name not in named))
 
 
-Tap = Annotated[int, Le(-1)] | str | Annotated[tuple[Annotated[int, Le(-1)] | str, ...], MinLen(1)]
+Stage = Annotated[int, Le(-1)] | str
+Stages = Annotated[tuple[Stage, ...], MinLen(1), AfterValidator(_distinct)]
+Tap = Stage | Stages
 Depth = Whole | Literal["all"]
 Depths = Annotated[tuple[Depth, ...], MinLen(1)]
 Source = Annotated[Choice, Pick("sources")]

@@ -66,6 +66,7 @@ class Worker:
                 self.one(claim)
             elif self.baselines.done() and self.study.settled(total):
                 self.parent.flush()
+                self._tell_if_used_up(total)
                 return
             else:  # others are at the rest; should one of them die, somebody has to go on
                 self.stop.wait(1.0)
@@ -77,6 +78,16 @@ class Worker:
                 ended = "failed" if how == "failed" else f"were {how}"
                 listed = "\n".join(f"  {reason}" for reason in dict.fromkeys(reasons))
                 raise StudyStopped(f"stopped: the last {len(reasons)} trials {ended}:\n{listed}")
+
+    def _tell_if_used_up(self, total: int) -> None:
+        """A grid may have fewer trials than were asked for. Without any there is no answer."""
+        finished = self.study.finished()
+        if finished == 0:
+            reasons = dict.fromkeys(row.attributes.get("reason") for row in self.study.rows())
+            listed = "\n".join(f"  {reason}" for reason in reasons if reason)
+            raise StudyStopped(f"stopped: no trial of the grid finished:\n{listed}")
+        if finished < total:
+            self.progress.say(f"the grid is used up: {finished} trials are finished, not {total}")
 
     def _draw(self, trial: Suggester) -> None:
         suggest(self.space, trial)

@@ -69,9 +69,9 @@ EXPECTED = {
 :12: search.pruner.hyperband.factr: hyperband has no option of this name; did you mean 'factor'?
 """,
     "misplaced_domains": """
-:2: seed: seed can't be searched, every trial must share it, found {type: int, low: 0, high: 9}
-:5: data.image_size: data can't be searched, every trial must share it, found {type: categorical, choices: [24, 32]}
-:8: branches.small.network: branches can't be searched, every trial must share it, found {type: categorical, choices: [conv3x3, conv5x5]}
+:2: seed: seed can't be searched: it is the same for all trials, found {type: int, low: 0, high: 9}
+:5: data.image_size: data can't be searched: it is the same for all trials, found {type: categorical, choices: [24, 32]}
+:8: branches.small.network: branches can't be searched: it is the same for all trials, found {type: categorical, choices: [conv3x3, conv5x5]}
 :10: merge.tap.choices[1]: a choice can't be or hold a domain, but in an entry's options, found [-2, {type: int, low: -4, high: -3}]
 :11: losses: must be a mapping with weights, auxiliary, found {type: subset}
 :12: unfreeze.depth: a simplex fits losses.weights only, found simplex
@@ -137,16 +137,24 @@ EXPECTED = {
     "wrong_types": """
 :7: merge.use: must be a list of branches, found 7
 :7: merge.tap: must be less than or equal to -1, found [last, 0]
-:8: unfreeze.depth: must be a valid integer or must be 'all', found most
+:8: unfreeze.depth: must be a valid integer or must be 'all', found most; there is all
 :10: train.epochs: must be a valid integer, found five
 :11: train.batch_size: must be a valid integer, found 2.5
 :12: train.lr: must be a valid number, found fast
 :13: train.augment.flip: must be a valid boolean, found 1
-:14: train.precision: must be 'auto', 'fp32' or 'bf16', found fp16
+:14: train.precision: must be 'auto', 'fp32' or 'bf16', found fp16; did you mean 'bf16'?
 """,
     "mixing": """
 :7: train.batch_size: must be at least 2 for mixup and cutmix, which mix a batch's rows, found 1
 :8: solo.batch_size: must be at least 2 for mixup and cutmix, which mix a batch's rows, found 1
+""",
+    "without_effect": """
+:3: tasks.right.type: must be 'classification', 'multilabel', 'regression' or 'ordinal', found clasification; did you mean 'classification'?
+:5: merge.topology.ensemble.weights: must be 'average', 'geometric', 'fitted', 'greedy' or 'stacking', found gredy; did you mean 'greedy'?
+:5: merge.tap: must not name one twice, found [-1, -1]
+:9: unfreeze.schedule.choices[0].gradual.every: must be below 3, the epochs of a trial, or no stage is ever trained, found 4
+:9: unfreeze.schedule.choices[1].lp_ft.first: must be below 3, the epochs of a trial, or no stage is ever trained, found 3
+:11: search.trials: search can't be searched: it is the same for all trials, found {type: int, low: 1, high: 2}
 """,
     "policies": """
 :6: train.mixup.low: must be greater than or equal to 0, found -1.0

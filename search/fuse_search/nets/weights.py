@@ -123,7 +123,7 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle raises anything on a file that isn't one
-        reason = str(error).splitlines()[0]
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise InputError(f"can't read the weights in {path}: {reason}") from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

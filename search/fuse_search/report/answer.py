@@ -11,6 +11,7 @@ from ..study import Row, Study
 
 Kind = Literal["alone", "ensemble", "merged"]
 PLAINEST_FIRST = ("alone", "ensemble", "merged")
+EXACT = 12  # decimals; what differs after them is rounding, and a tie
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,12 @@ def answer(study: Study) -> Answer:
         if role not in best or sign * line.value > sign * best[role].value:
             best[role] = line
     ranked = sorted(
-        best.values(), key=lambda line: (-sign * line.value, PLAINEST_FIRST.index(line.kind))
+        best.values(),
+        key=lambda line: (-sign * round(line.value, EXACT), PLAINEST_FIRST.index(line.kind)),
     )
     lines = tuple(
-        replace(line, difference=sign * (line.value - ranked[0].value)) for line in ranked
+        replace(line, difference=round(sign * (line.value - ranked[0].value), EXACT))
+        for line in ranked
     )
     caution = [*_chance(study, lines), *_optimism(study)]
     return Answer(study.target, study.direction, lines, _verdict(study, lines), " ".join(caution))

@@ -121,6 +121,7 @@ def _kinds(study: Study) -> Iterator[str]:
             ["kind", study.target, "trial", "trials of this kind"],
             ([name, *_best(rows)] for name, rows in kinds.items()),
         )
+        yield "Trials that used one branch merge nothing: they count as that branch alone."
 
 
 def _choices(study: Study) -> Iterator[str]:
@@ -132,7 +133,8 @@ def _choices(study: Study) -> Iterator[str]:
         for row in ranked:
             by_value.setdefault(row.attributes["params"].get(key, "-"), []).append(row)
         by_value.pop("-", None)
-        if 2 <= len(by_value) <= MOST_VALUES and any(len(rows) > 1 for rows in by_value.values()):
+        some = sum(map(len, by_value.values())) >= 2 * len(by_value)
+        if 2 <= len(by_value) <= MOST_VALUES and some:
             lines += [[key, value, *_best(rows)] for value, rows in by_value.items()]
     if lines:
         yield "## Best of each choice"

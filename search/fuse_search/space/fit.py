@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
@@ -72,7 +73,7 @@ def check_value(document: Document, annotation: Any, raw: Any, key: Key) -> Any:
         try:
             return _adapter(annotation).validate_python(_as_tuple(raw), strict=True)
         except ValidationError as error:
-            document.problem(key, _rules(error.errors()), found=raw)
+            document.problem(key, _rules(error.errors()), _nearest(raw, error), found=raw)
     return raw
 
 
@@ -126,7 +127,7 @@ def check_names(document: Document, marker: OneOf, known: Tables, raw: Any, key:
 def parse_domain(document: Document, raw: dict[str, Any], key: Key) -> Domain | None:
     """The domain that is written here, or None after noting what is wrong with it."""
     if key[0] in FIXED:
-        rule = f"{key[0]} can't be searched, every trial must share it"
+        rule = f"{key[0]} can't be searched: it is the same for all trials"
         document.problem(key, rule, found=raw)
         return None
     model = DOMAINS[raw["type"]]
@@ -213,6 +214,13 @@ def _errors(annotation: Any, value: Any) -> list[ErrorDetails]:
     except ValidationError as error:
         return error.errors()
     return []
+
+
+def _nearest(raw: Any, error: ValidationError) -> str:
+    """A hint at the word that was meant, where only some are allowed."""
+    words = [each["ctx"]["expected"] for each in error.errors() if each["type"] == "literal_error"]
+    known = re.findall(r"'([^']*)'", " ".join(words))
+    return nearest(raw, known) if isinstance(raw, str) and known else ""
 
 
 def _rule(detail: ErrorDetails) -> str:
