@@ -148,13 +148,11 @@ EXPECTED = {
 :7: train.batch_size: must be at least 2 for mixup and cutmix, which mix a batch's rows, found 1
 :8: solo.batch_size: must be at least 2 for mixup and cutmix, which mix a batch's rows, found 1
 """,
-    "without_effect": """
+    "words": """
 :3: tasks.right.type: must be 'classification', 'multilabel', 'regression' or 'ordinal', found clasification; did you mean 'classification'?
 :5: merge.topology.ensemble.weights: must be 'average', 'geometric', 'fitted', 'greedy' or 'stacking', found gredy; did you mean 'greedy'?
 :5: merge.tap: must not name one twice, found [-1, -1]
-:9: unfreeze.schedule.choices[0].gradual.every: must be below 3, the epochs of a trial, or no stage is ever trained, found 4
-:9: unfreeze.schedule.choices[1].lp_ft.first: must be below 3, the epochs of a trial, or no stage is ever trained, found 3
-:11: search.trials: search can't be searched: it is the same for all trials, found {type: int, low: 1, high: 2}
+:6: search.trials: search can't be searched: it is the same for all trials, found {type: int, low: 1, high: 2}
 """,
     "policies": """
 :6: train.mixup.low: must be greater than or equal to 0, found -1.0

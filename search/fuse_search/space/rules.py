@@ -129,39 +129,10 @@ def _is(kind: Callable[[Path], bool], name: str) -> bool:
         return False
 
 
-def _most_epochs(tree: dict[str, Any]) -> int:
-    epochs = tree["train"]["epochs"]
-    if isinstance(epochs, IntRange | Categorical):
-        return epochs.high if isinstance(epochs, IntRange) else max(epochs.choices)
-    return epochs
-
-
-def _unfreezing(document: Document, tree: dict[str, Any]) -> None:
-    """A schedule that never comes to unfreeze a stage is not what somebody meant."""
-    epochs = _most_epochs(tree)
-    for key, choice in _entries(tree["unfreeze"]["schedule"], ("unfreeze", "schedule")):
-        for option in ("every", "first"):
-            value = choice.options.get(option)
-            least = value.low if isinstance(value, IntRange) else value
-            if isinstance(least, int) and least >= epochs > 1:
-                rule = f"must be below {epochs}, the epochs of a trial, or no stage is ever trained"
-                document.problem((*key, choice.name, option), rule, found=least)
-
-
-def _entries(part: Any, key: Key) -> Iterator[tuple[Key, Choice]]:
-    """The entries that may be chosen in this part of a tree, with their keys."""
-    if isinstance(part, Choice):
-        yield key, part
-    elif isinstance(part, Categorical):
-        for i, choice in enumerate(part.choices):
-            yield from _entries(choice, (*key, "choices", i))
-    elif isinstance(part, dict):
-        for name, inner in part.items():
-            yield from _entries(inner, (*key, name))
-
-
 def _pruner(document: Document, tree: dict[str, Any]) -> None:
-    pruner, epochs = tree["search"]["pruner"], _most_epochs(tree)
+    pruner, epochs = tree["search"]["pruner"], tree["train"]["epochs"]
+    if isinstance(epochs, IntRange | Categorical):
+        epochs = epochs.high if isinstance(epochs, IntRange) else max(epochs.choices)
     if (first := pruner.options.get("first", 1)) > epochs:
         rule = f"must be at most {epochs}, the epochs of a trial"
         document.problem(("search", "pruner", pruner.name, "first"), rule, found=first)
@@ -210,6 +181,5 @@ RULES: dict[Callable[[Document, dict[str, Any]], None], tuple[Key, ...]] = {
     _fixed_weights: (("tasks",), ("losses",)),
     _pruner: (("search", "pruner"), ("train",)),
     _mixing: (("train",), ("solo",)),
-    _unfreezing: (("unfreeze",), ("train",)),
     _grid: (("search", "sampler"), ("merge",), ("unfreeze",), ("losses",), ("train",)),
 }
