@@ -15,8 +15,8 @@ from command import options, write_page
 NAME, TITLE = "spaces", "The shipped spaces, from nothing to an answer"
 ABOUT = """\
 `fuse-search --space spaces/NAME.yaml` in a new process and an empty results folder, with as many \
-threads as there are cores: everything is timed, from the start of Python to the report. \
-Target: 120 s on 2 cores."""
+threads as there are cores (the line above is of the benchmark itself): everything is timed, from \
+the start of Python to the report. Target: 120 s on 2 cores."""
 SPACES = Path(__file__).parents[2] / "spaces"
 QUICK = ("--trials", "1", "--set", "train.epochs=1", "--set", "solo.epochs=1")
 
