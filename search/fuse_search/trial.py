@@ -126,7 +126,8 @@ class Trial:
             training.load(state)
             fence = state.about["fence"]
             yield from training.history
-        if checkpoints.start(fence) >= DEATHS:
+        deaths, left = checkpoints.start(fence), self.spec.train.epochs - training.epoch
+        if left and deaths >= DEATHS:  # or they died of what comes after it
             raise TrialError(f"{DEATHS} processes died of its epoch {training.epoch + 1}")
 
         last: State | None = None

@@ -362,6 +362,15 @@ def test_a_trial_that_kills_whoever_trains_it_ends_as_its_own_fault(tmp_path):
         next(epochs)
 
 
+def test_what_kills_processes_after_the_last_epoch_is_no_fault_of_the_training(tmp_path):
+    given, here, folder = spec(), shared(DATA, tmp_path), tmp_path / "trial"
+    *_, last = Trial(given, here).epochs(Checkpoints(folder, fence=1))
+    last.saved.result()
+    for fence in range(2, 9):
+        numbers = [epoch.number for epoch in Trial(given, here).epochs(Checkpoints(folder, fence))]
+        assert numbers == [0, 1]
+
+
 def test_checkpoints_of_another_trial_under_the_same_number_are_not_taken(tmp_path):
     given, here, checkpoints = spec(), shared(DATA, tmp_path), Checkpoints(tmp_path / "trial")
     list(Trial(given, here).epochs(checkpoints))
