@@ -293,7 +293,7 @@ def test_trials_that_all_fail_stop_the_study(tmp_path, capsys, monkeypatch):
     assert len(trials) == 5
     assert "training loss is" in (tmp_path / "results/small/report.md").read_text()
     assert {run.data.tags["reason"] for run in trials} <= {
-        "the training loss is nan in epoch 0",
+        "the training loss is nan in epoch 1",
         "a prediction on validation is not a finite number",
     }
 

@@ -97,7 +97,8 @@ def test_a_worker_that_is_killed_is_replaced_and_ctrl_c_stops_all(tmp_path, monk
     assert shown.count("stopping: what was trained is being saved; once more stops at once") == 1
     assert errors == "interrupted; the same command continues\n"
     assert all(gone(worker) for worker in {*first, *second})
-    assert states(tmp_path) == ["preempted", "preempted"]
+    stopped = states(tmp_path)  # or one was just done
+    assert stopped in (["preempted"], ["preempted", "preempted"])
 
     run("small.yaml", 1)  # goes on with what was begun, and begins no more
     begun = [row.attributes["begun"] for row in opened(tmp_path).rows()]

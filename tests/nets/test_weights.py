@@ -222,7 +222,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path):
     path = tmp_path / "state.safetensors"
     save_state(path, {"a": torch.ones(1)}, {})
     with pytest.raises(TypeError):
-        save_state(path, {"a": torch.zeros(1)}, {"epoch": 3})  # type: ignore[dict-item]
+        save_state(path, {"a": torch.zeros(1)}, {"epoch": object()})  # type: ignore[dict-item]
     assert torch.equal(load_state(path)[0]["a"], torch.ones(1))
     assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
 
@@ -235,3 +235,15 @@ def test_who_reads_a_state_while_it_is_saved_again_reads_the_old_one(tmp_path: P
         save_state(path, {"a": torch.zeros(1)}, {})
         assert reader.read() == whole
     assert torch.equal(load_state(path)[0]["a"], torch.zeros(1))
+
+
+def test_a_state_that_was_changed_is_refused(tmp_path: Path):
+    file, state = tmp_path / "own.safetensors", {"a": torch.arange(6.0).view(2, 3)}
+    save_state(file, state, {"note": "kept"})
+    tensors, metadata = load_state(file)
+    assert torch.equal(tensors["a"], state["a"]) and metadata == {"note": "kept"}
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="its checksum differs"):
+        load_state(file)

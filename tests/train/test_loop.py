@@ -74,7 +74,7 @@ def test_a_loss_that_is_no_number_ends_the_trial_and_names_the_epoch():
     data = rows()
     data.inputs["vector"][3, 2] = float("nan")
     vector = {"network": choice("mlp", width=4), "input": "vector"}
-    with pytest.raises(TrialError, match="the training loss is nan in epoch 0"):
+    with pytest.raises(TrialError, match="the training loss is nan in epoch 1"):
         train(spec(branches={"v": vector}), data)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -23,6 +25,7 @@ from ..errors import InputError, StoreUnreachable, nearest
 from ..spec import CHECKPOINTS, Choice, TaskNames
 from .networks import torchvision_names
 
+OURS, CHECKSUM = "fuse_search", "sha256"  # in the metadata of our own files
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # side classifiers that features never pass through
 
 
@@ -84,7 +87,7 @@ def preprocessing(
 
 
 def save_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and texts to a .safetensors file, which appears whole or not at all.
+    """Write tensors, texts and a checksum to a .safetensors file; it appears whole or not at all.
 
     Raises StoreUnreachable when the disk is full or can't be written.
     """
@@ -96,7 +99,8 @@ def save_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, s
     unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, unfinished, dict(metadata))
+        about = json.dumps({**metadata, CHECKSUM: _checksum(tensors)})
+        save_file(tensors, unfinished, {OURS: about})  # several would come in any order
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         raise StoreUnreachable(f"{path} can't be written: {error}") from error
@@ -108,13 +112,28 @@ def save_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, s
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors (on the CPU) and texts that `save_state` wrote.
 
-    Raises InputError when there is no such file or it is no safetensors file.
+    Raises InputError when there is no such file, it is no safetensors file, or its tensors are not
+    those of its checksum; files of others have none.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise InputError(f"can't read the weights in {path}: {error}") from error
+    metadata = json.loads(found[OURS]) if OURS in found else found
+    if metadata.pop(CHECKSUM, None) not in (None, _checksum(tensors)):
+        raise InputError(f"can't read the weights in {path}: its checksum differs, it was changed")
+    return tensors, metadata
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of contiguous tensors with their names, types and shapes."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:

@@ -157,7 +157,7 @@ class Training:
         """The epoch's metrics, and the outputs on validation."""
         means = (self._sums / len(self._places)).tolist()
         if not np.isfinite(means[0]):
-            raise TrialError(f"the training loss is {means[0]} in epoch {self.epoch}")
+            raise TrialError(f"the training loss is {means[0]} in epoch {self.epoch + 1}")
         names = ["loss", *(f"{task}_loss" for task in self.spec.tasks)]
         names += [f"weight_{task}" for task in self.spec.tasks] if self._gradients.adapt else []
         outputs = predict(tail, self.spec, val, self.parts)
