@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
 from .data import Data, load
+from .data.wanted import Wanted
 from .errors import InputError
 from .leases import Leases
 from .nets.branch import Branch
 from .nets.merged import build_branch
+from .nets.networks import network_of
 from .nets.tasks import TASKS
 from .spec import Merge, TrialSpec
 from .train.loop import Epoch
@@ -65,6 +68,7 @@ def open_shared(
     results: Path,
     cache_budget: int | None = None,
     sharing: Mapping[Place, int] = MappingProxyType({}),
+    say: Callable[[str], None] = print,
 ) -> Shared:
     """Load the rows, hold them on the device when they fit, and check the tasks against them.
 
@@ -76,7 +80,8 @@ def open_shared(
         InputError: the rows can't be loaded, or a task doesn't fit them.
     """
     chosen = _device(device)
-    data = _fitted(load(spec.data, spec.seed), spec)
+    wanted = Wanted(spec.tasks, _brought(spec), results / "data", say)
+    data = _fitted(load(spec.data, spec.seed, wanted), spec)
     if chosen.type != "cuda" or data.nbytes < torch.cuda.mem_get_info(chosen)[0] / 2:
         data = data.to(chosen)
     prefixes = Prefixes(data, chosen, results / "cache", cache_budget, sharing)
@@ -108,4 +113,20 @@ def _fitted(data: Data, spec: TrialSpec) -> Data:
             targets[name] = TASKS[task.type].fitted(data.targets[name], task)
         except InputError as error:
             raise InputError(f"tasks.{name}.{error}") from None
-    return Data(data.inputs, targets, data.splits, data.digest)
+    return replace(data, targets=targets)
+
+
+def _brought(spec: TrialSpec) -> dict[str, Callable[[], Any]]:
+    """What the branches' networks bring to read their inputs, by input.
+
+    Raises InputError where two of one input bring different ones.
+    """
+    found: dict[str, Callable[[], Any]] = {}
+    for name, branch in spec.branches.items():
+        network = network_of(branch.network.name)
+        if network is None or network.reader is None:
+            continue
+        if found.setdefault(branch.input, network.reader) is not network.reader:
+            rule = f"another branch's network reads {branch.input!r} in another way"
+            raise InputError(f"branches.{name}.input: {rule}: give it an input of its own")
+    return found

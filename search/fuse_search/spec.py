@@ -67,6 +67,13 @@ class PerBranch:
     leaf: Any
 
 
+@dataclass(frozen=True)
+class Named:
+    """Marks a mapping from names of somebody's own to values."""
+
+    leaf: Any
+
+
 def of_branch(value: Any, name: str) -> Any:
     """The value of one branch, where it may be one for all or one for each by name."""
     return value[name] if isinstance(value, dict) else value
@@ -91,12 +98,14 @@ Tap = Stage | Stages
 Depth = Whole | Literal["all"]
 Depths = Annotated[tuple[Depth, ...], MinLen(1)]
 Source = Annotated[Choice, Pick("sources")]
+Reader = Annotated[Choice, Pick("readers")]
 Network = Annotated[Choice, Pick("networks")]
 Weights = Annotated[Choice, Pick("weights")]
 Topology = Annotated[Choice, Pick("topologies")]
 Fusion = Annotated[Choice, Pick("fusions")]
 Unfreezing = Annotated[Choice, Pick("unfreezings")]
 Weighting = Annotated[Choice, Pick("weightings", shorthand="fixed")]
+Loss = Annotated[Choice, Pick("losses")]
 Optimizer = Annotated[Choice, Pick("optimizers")]
 Schedule = Annotated[Choice, Pick("schedules")]
 Policy = Annotated[Choice, Pick("policies")]
@@ -139,6 +148,11 @@ class TaskSpec(Record):
     """How many classes or labels there are; left out: as many as the data has."""
     order: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """An ordinal task's classes, lowest first; left out: they are numbers, in their own order."""
+    loss: Loss = Choice(name="default")
+    """default (that of the type), focal or huber, with its options."""
+    class_weights: Literal["balanced"] | dict[str, Positive] | None = None
+    """How much the rows of each class count in the loss: balanced (in inverse proportion to how
+    many there are), or a number by class; left out: all the same."""
 
 
 class BranchSpec(Record):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import squeezenet1_1
 
+from fuse_search.data.record import Shape
 from fuse_search.errors import InputError, TrialError
 from fuse_search.nets.branch import Branch, Entry
 from fuse_search.nets.shapes import Form, Match, Pool, Resize, width_of
@@ -22,12 +23,12 @@ def small() -> nn.Sequential:
 def branch() -> Branch:
     torch.manual_seed(0)
     chain = find_stages(small(), torch.zeros(2, 1, 4, 4), classifier=False)
-    entry = Entry((1, 4, 4), torch.zeros(1), torch.ones(1))
+    entry = Entry(Shape((1, 4, 4)), torch.zeros(1), torch.ones(1))
     return Branch(chain, entry, input="image", network=choice("small"))
 
 
 def test_an_entry_normalises_by_channel():
-    entry = Entry((2, 1, 2), torch.tensor([0.5, 1.0]), torch.tensor([0.5, 2.0]))
+    entry = Entry(Shape((2, 1, 2)), torch.tensor([0.5, 1.0]), torch.tensor([0.5, 2.0]))
     x = torch.tensor([[[[0.0, 1.0]], [[1.0, 3.0]]]])
     assert torch.equal(entry(x), torch.tensor([[[[-1.0, 1.0]], [[0.0, 1.0]]]]))
     assert list(entry.state_dict()) == []  # what the data says is no weight
@@ -35,20 +36,20 @@ def test_an_entry_normalises_by_channel():
 
 def test_an_entry_repeats_or_averages_channels():
     one = torch.rand(2, 1, 4, 4)
-    three = Entry((3, 4, 4), torch.tensor([0.1, 0.2, 0.3]), torch.ones(3))(one)
+    three = Entry(Shape((3, 4, 4)), torch.tensor([0.1, 0.2, 0.3]), torch.ones(3))(one)
     torch.testing.assert_close(three, torch.cat([one - 0.1, one - 0.2, one - 0.3], 1))
     colour = torch.rand(2, 3, 4, 4)
-    grey = Entry((1, 4, 4), torch.zeros(1), torch.ones(1))(colour)
+    grey = Entry(Shape((1, 4, 4)), torch.zeros(1), torch.ones(1))(colour)
     torch.testing.assert_close(grey, colour.mean(1, keepdim=True))
 
 
 def test_an_entry_resizes_and_keeps_a_constant_image_constant():
-    entry = Entry((1, 7, 7), torch.zeros(1), torch.ones(1))
+    entry = Entry(Shape((1, 7, 7)), torch.zeros(1), torch.ones(1))
     torch.testing.assert_close(entry(torch.full((1, 1, 4, 4), 0.3)), torch.full((1, 1, 7, 7), 0.3))
 
 
 def test_an_entry_normalises_vectors():
-    entry = Entry((2,), torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+    entry = Entry(Shape((2,)), torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
     assert torch.equal(entry(torch.tensor([[2.0, 10.0]])), torch.tensor([[1.0, 2.0]]))
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fuse_search.data.record import Shape
 from fuse_search.errors import TrialError
 from fuse_search.nets.branch import Branch, Entry
 from fuse_search.nets.fusions import FUSIONS
@@ -167,7 +168,7 @@ def test_into_tokens_all_is_fused_at_every_token():
     ):
         network = nn.Sequential(patches, nn.Sequential(nn.Linear(6, 6), last))
         chain = find_stages(network, torch.zeros(2, 1, 4, 4), classifier=False)
-        entry = Entry((1, 4, 4), torch.zeros(1), torch.ones(1))
+        entry = Entry(Shape((1, 4, 4)), torch.zeros(1), torch.ones(1))
         built = Branch(chain, entry, input="image", network=choice(name))
         branches[name] = built.cut((-1, -2))
     trunk = Trunk(branches, fusion=choice("concat", width=None)).eval()

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +16,46 @@ from fuse_search.errors import InputError, nearest
 
 SPLITS = ("train", "val", "test")
 ROWS_AT_ONCE = 256
+PADDING = -1  # stands for a token that isn't there, an unknown category, a missing class
+
+Kind = Literal["image", "vector", "frames", "tokens", "category"]
+KINDS: dict[int, Kind] = {3: "image", 2: "frames", 1: "vector"}
+
+
+class Shape(tuple[int, ...]):
+    """The shape of one row of an input, with its kind; a plain tuple's is told by its length.
+
+    image: (C, H, W), in [0, 1]. vector: (D,). frames, a sequence of D numbers at T times (a signal
+    has one): (T, D + 1), where the last number is 1, or 0 behind the row's last frame, where all
+    are 0. tokens: (T,), int64 below `vocabulary`, PADDING behind the last one. category: (), int64
+    below `vocabulary`, PADDING for one that is unknown.
+    """
+
+    kind: Kind
+    vocabulary: int
+
+    def __new__(cls, sizes: Iterable[int], kind: Kind | None = None, vocabulary: int = 0) -> Shape:
+        shape = super().__new__(cls, sizes)
+        shape.kind = kind or KINDS[len(shape)]
+        shape.vocabulary = vocabulary
+        return shape
+
+    @classmethod
+    def of(cls, values: Tensor, vocabulary: int = 0) -> Shape:
+        """That of rows [N, ...] as `Data` holds them."""
+        kind: Kind | None = None
+        if not values.is_floating_point() and values.ndim < 3:
+            kind = "tokens" if values.ndim == 2 else "category"
+        return cls(values.shape[1:], kind, vocabulary)
+
+    def example(self, rows: int) -> Tensor:
+        """Rows [B, ...] of zeros; all frames and tokens are there."""
+        if self.kind in ("tokens", "category"):
+            return torch.zeros(rows, *self, dtype=torch.int64)
+        values = torch.zeros(rows, *self)
+        if self.kind == "frames":
+            values[..., -1] = 1
+        return values
 
 
 def number(text: str) -> float | None:
@@ -36,7 +77,7 @@ class Target:
     """What one task predicts for every row.
 
     values: [N], int64 class indices, or float32 numbers when `classes` is None; [N, K], int64, 0 or
-    1 for each of K labels, whose names are then the `classes`.
+    1 for each of K labels, whose names are then the `classes`. PADDING, or nan, is a missing one.
     """
 
     values: Tensor
@@ -112,16 +153,23 @@ class Target:
 class Data:
     """Rows of inputs and targets, and the rows of each split.
 
-    inputs: by name; images uint8 [N, C, H, W], vectors float32 [N, D].
+    inputs: by name; images uint8 [N, C, H, W], vectors float32 [N, D], frames float32
+        [N, T, D + 1], tokens int64 or int32 [N, T], categories int64 [N]: see `Shape`.
     targets: by task.
     splits: row indices, int64, under train, val and test.
     digest: SHA-256 (hex) of all of it; `Data.of` computes it.
+    vocabularies: how many tokens or categories an input knows, by its name.
+    missing: bool [N], of the inputs that some rows lack; these rows hold zeros, or PADDING.
+    recipe: how a row of a table becomes a row of the inputs, as plain data; None: unknown.
     """
 
     inputs: dict[str, Tensor]
     targets: dict[str, Target]
     splits: dict[str, Tensor]
     digest: str
+    vocabularies: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, Tensor] = field(default_factory=dict)
+    recipe: Mapping[str, Any] | None = None
     _statistics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -130,13 +178,20 @@ class Data:
         inputs: dict[str, Tensor],
         targets: dict[str, Target],
         splits: Mapping[str, Tensor],
+        *,
+        vocabularies: Mapping[str, int] | None = None,
+        missing: Mapping[str, Tensor] | None = None,
+        recipe: Mapping[str, Any] | None = None,
     ) -> Data:
         """A record of CPU tensors with its digest. Raises InputError naming an empty split."""
         for name in SPLITS:
             if len(splits.get(name, ())) == 0:
                 raise InputError(f"the {name} split is empty: train, val and test all need rows")
         ordered = {name: splits[name].long() for name in SPLITS}
-        return cls(inputs, targets, ordered, _digest(inputs, targets, ordered))
+        lacking = {name: rows for name, rows in (missing or {}).items() if rows.any()}
+        known = dict(vocabularies or {})
+        digest = _digest(inputs, targets, ordered, known, lacking)
+        return cls(inputs, targets, ordered, digest, known, lacking, recipe)
 
     def to(self, device: torch.device | str) -> Data:
         """The same rows, held on `device`."""
@@ -145,26 +200,61 @@ class Data:
             inputs={name: values.to(device) for name, values in self.inputs.items()},
             targets={name: target.to(device) for name, target in self.targets.items()},
             splits={name: rows.to(device) for name, rows in self.splits.items()},
+            missing={name: rows.to(device) for name, rows in self.missing.items()},
         )
+
+    def shape(self, name: str) -> Shape:
+        """The shape and kind of a row of this input."""
+        return Shape.of(self.inputs[name], self.vocabularies.get(name, 0))
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """By input."""
+        return {name: self.shape(name) for name in self.inputs}
 
     @property
     def nbytes(self) -> int:
         """Bytes that the rows take on a device."""
         targets = [target.values for target in self.targets.values()]
-        return sum(t.nbytes for t in [*self.inputs.values(), *targets, *self.splits.values()])
+        others = [*targets, *self.splits.values(), *self.missing.values()]
+        return sum(t.nbytes for t in [*self.inputs.values(), *others])
 
     def statistics(self, name: str) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation [C] of an image input's training rows, in the scale [0, 1].
+        """Mean and standard deviation of an input's training rows, without those that lack it.
 
-        On the CPU, float32. The deviation is at least one grey level: a constant channel can
-        be divided by it.
+        On the CPU, float32. Of images in [0, 1] for each channel, [C], the deviation being at least
+        one grey level; of vectors and frames for each number, [D]. A constant can be divided by its
+        deviation.
         """
         if name not in self._statistics:
-            self._statistics[name] = _statistics(self.inputs[name], self.splits["train"])
+            values, rows = self.inputs[name], self.splits["train"]
+            if name in self.missing:
+                rows = rows[~self.missing[name][rows]]
+            of = _of_images if self.shape(name).kind == "image" else _of_numbers
+            self._statistics[name] = of(values, rows)
         return self._statistics[name]
 
 
-def _statistics(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _of_numbers(values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Of vectors [N, D], or of frames [N, T, D + 1] where there are any."""
+    frames, chunks = values.ndim == 3, rows.split(ROWS_AT_ONCE)
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+
+    def numbers(part: Tensor) -> Tensor:
+        chunk = values[part].cpu().double()
+        return chunk[..., :-1][chunk[..., -1] > 0] if frames else chunk
+
+    for part in chunks:
+        chunk = numbers(part)
+        count, total = count + len(chunk), total + chunk.sum(0)
+    mean = total / max(count, 1)
+    for part in chunks:  # around the mean: numbers may be large and alike
+        squares = squares + (numbers(part) - mean).square().sum(0)
+    std = (squares / max(count, 1)).sqrt().float()
+    return mean.float(), torch.where(std == 0, 1.0, std)
+
+
+def _of_images(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     # Histograms are exact, so every device gives the same numbers.
     channels = images.shape[1]
     counts = torch.zeros(channels, 256, dtype=torch.int64, device=images.device)
@@ -181,10 +271,15 @@ def _statistics(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _digest(
-    inputs: dict[str, Tensor], targets: dict[str, Target], splits: dict[str, Tensor]
+    inputs: dict[str, Tensor],
+    targets: dict[str, Target],
+    splits: dict[str, Tensor],
+    vocabularies: dict[str, int],
+    missing: dict[str, Tensor],
 ) -> str:
-    named: list[tuple[str, str, tuple[str, ...] | None, Tensor]]
-    named = [("input", name, None, values) for name, values in inputs.items()]
+    named: list[tuple[str, str, tuple[str, ...] | int | None, Tensor]]
+    named = [("input", name, vocabularies.get(name), values) for name, values in inputs.items()]
+    named += [("missing", name, None, rows) for name, rows in missing.items()]
     named += [("target", name, t.classes, t.values) for name, t in targets.items()]
     named += [("split", name, None, rows) for name, rows in splits.items()]
     sha = hashlib.sha256()

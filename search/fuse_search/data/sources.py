@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from fuse_search.data.overlay import overlay as compose
 from fuse_search.data.record import Data, Target
 from fuse_search.data.splits import hold_out, three_ways
 from fuse_search.data.vision import read_dataset
+from fuse_search.data.wanted import NOTHING, Wanted
 from fuse_search.errors import InputError, nearest
 from fuse_search.spec import Count, DataSpec, Share
 
@@ -133,7 +135,7 @@ SOURCES: dict[str, Callable[..., Data]] = {
 }
 
 
-def load(spec: DataSpec, seed: int) -> Data:
+def load(spec: DataSpec, seed: int, wanted: Wanted = NOTHING) -> Data:
     """All rows that `spec` describes, on the CPU; the same for the same seed and files.
 
     Raises InputError for an unknown source, an empty split, a missing or unreadable file.
@@ -146,4 +148,6 @@ def load(spec: DataSpec, seed: int) -> Data:
         source = partial(source, dataset)
     elif dataset:
         raise InputError(f"the data source {entry} takes no dataset name; found {dataset}")
+    if "wanted" in signature(source).parameters:
+        source = partial(source, wanted=wanted)
     return source(spec.image_size, seed, **spec.source.options)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.record import Shape
 from ..errors import InputError, TrialError, nearest
 from ..spec import Choice, Tap
 from ..written import written
@@ -24,27 +25,32 @@ Stream = tuple[str, int]
 class Entry(nn.Module):
     """Fits an input to a network: channels repeated or averaged, resized, normalised.
 
-    Takes [B, C, H, W] images in [0, 1] of any size, or [B, D] vectors, which are only normalised;
-    gives [B, *shape].
+    Takes [B, C, H, W] images in [0, 1] of any size; gives [B, *shape]. Vectors [B, D] and frames
+    [B, T, D + 1] are only normalised, tokens and categories stay as they are.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, shape: tuple[int, ...], mean: Tensor, std: Tensor) -> None:
+    def __init__(self, shape: Shape, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.shape = shape
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == 4:
+        if self.shape.kind == "image":
             if x.shape[2:] != self.shape[1:]:
                 x = F.interpolate(x, self.shape[1:], mode="bilinear", antialias=True)
             if x.shape[1] != self.shape[0]:
                 x = x.mean(1, keepdim=True).expand(-1, self.shape[0], -1, -1)
-        around = (1, -1, *([1] * (x.ndim - 2)))
-        return (x - self.mean.view(around)) / self.std.view(around)
+            return (x - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+        if self.shape.kind == "vector":
+            return (x - self.mean) / self.std
+        if self.shape.kind == "frames":
+            values, there = x[..., :-1], x[..., -1:]
+            return torch.cat([(values - self.mean) / self.std * there, there], -1)
+        return x
 
 
 class Branch(nn.Module):

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Data
+from ..data.record import Shape
 from ..errors import InputError, TrialError
 from ..spec import BranchSpec, Choice, TrialSpec, of_branch
 from .branch import Branch, Entry, Stream
-from .networks import NETWORKS, build_network
+from .networks import build_network, network_of
 from .stages import find_stages
 from .tasks import TASKS
 from .topology import TOPOLOGIES, Ensemble, Joins
@@ -197,8 +198,7 @@ def build_branch(name: str, spec: TrialSpec, data: Data, state: State | None = N
         entry = _entry(branch, data)
         network, classifier = build_network(branch.network, entry.shape)
         load_weights(network, _start(branch), network_name=branch.network.name)
-        example = torch.zeros(2, *entry.shape)
-        chain = find_stages(network, example, classifier=classifier)
+        chain = find_stages(network, entry.shape.example(2), classifier=classifier)
         whole = Branch(chain, entry, input=branch.input, network=branch.network)
         built = tapped(whole, name, spec)
     if state is not None:
@@ -220,17 +220,15 @@ def tapped(branch: Branch, name: str, spec: TrialSpec) -> Branch:
 
 
 def _entry(branch: BranchSpec, data: Data) -> Entry:
-    """How this branch takes its input: torchvision's normalisation if it brings one, else ours."""
-    shape = tuple(data.inputs[branch.input].shape[1:])
+    """How this branch takes its input: by the normalisation that it brings, or else by ours."""
+    shape, own = data.shape(branch.input), network_of(branch.network.name)
     wanted = preprocessing(branch.network.name, _start(branch))
-    if len(shape) == 1:
-        vectors = data.inputs[branch.input][data.splits["train"]].cpu()
-        mean, std = vectors.mean(0), vectors.std(0, correction=0)
-        std[std == 0] = 1.0  # a constant feature can be divided by its deviation
-    else:
-        mean, std = map(torch.as_tensor, wanted or data.statistics(branch.input))
+    if shape.kind in ("tokens", "category"):
+        return Entry(shape, torch.zeros(1), torch.ones(1))
+    mean, std = map(torch.as_tensor, wanted or data.statistics(branch.input))
+    if shape.kind == "image":
         side = (branch.size, branch.size) if branch.size else shape[1:]
-        shape = (shape[0] if branch.network.name in NETWORKS else 3, *side)
+        shape = Shape((shape[0] if own else 3, *side))
     return Entry(shape, mean, std)
 
 

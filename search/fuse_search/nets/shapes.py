@@ -18,6 +18,8 @@ class Form:
     shape: tuple[int, ...]
     last: bool = False
     """Whether it is a map [H, W, C], as Swin has them, and not [C, H, W]."""
+    masked: bool = False
+    """Whether it is tokens [T, D + 1] whose last number is 1, or 0 where there is no token."""
 
     @property
     def channels(self) -> int:

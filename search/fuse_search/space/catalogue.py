@@ -21,12 +21,14 @@ from .. import spec
 
 REGISTRIES = {
     "sources": ("data/sources.py", "SOURCES"),
-    "networks": ("nets/networks.py", "NETWORKS"),
+    "readers": ("data/readers/__init__.py", "READERS"),
+    "networks": ("nets/networks/__init__.py", "NETWORKS"),
     "weights": ("nets/weights.py", "WEIGHTS"),
     "topologies": ("nets/topology/__init__.py", "TOPOLOGIES"),
     "fusions": ("nets/fusions/__init__.py", "FUSIONS"),
     "unfreezings": ("nets/unfreeze.py", "UNFREEZINGS"),
     "weightings": ("train/weightings.py", "WEIGHTINGS"),
+    "losses": ("train/losses.py", "LOSSES"),
     "optimizers": ("train/optim.py", "OPTIMIZERS"),
     "schedules": ("train/optim.py", "SCHEDULES"),
     "policies": ("data/policies.py", "POLICIES"),

@@ -13,6 +13,13 @@ from ..nets.tasks import TASKS
 from ..spec import TrialSpec
 
 
+def default(output: Tensor, target: Tensor) -> None:
+    """The loss of the task's type."""
+
+
+LOSSES = {"default": default}
+
+
 class TaskLosses:
     """The loss of every task of a spec, in units that the training rows give."""
 

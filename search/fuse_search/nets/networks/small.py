@@ -1,19 +1,14 @@
-"""The networks that a branch can be: three small ones of ours and torchvision's classifiers."""
+"""Small networks of ours, for images and vectors."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import partial
 from math import prod
-from typing import Any
 
-import torch
-import torchvision
 from torch import nn
 
-from ..data.room import need_ram
-from ..errors import InputError, nearest
-from ..spec import Choice, Few, Width
+from ...errors import InputError
+from ...spec import Few, Width
 
 
 def conv3x3(shape: tuple[int, ...], *, width: Width = 128) -> nn.Sequential:
@@ -45,41 +40,6 @@ def mlp(shape: tuple[int, ...], *, width: Width = 256, layers: Few = 2) -> nn.Se
     )
 
 
-NETWORKS = {"conv3x3": conv3x3, "conv5x5": conv5x5, "mlp": mlp}
-
-
-def build_network(choice: Choice, shape: tuple[int, ...]) -> tuple[nn.Module, bool]:
-    """Build the chosen network with random weights for inputs [B, *shape].
-
-    Returns the network and whether it ends in a classifier: torchvision's keep theirs of 1000
-    classes, which `find_stages` leaves out. They read images of three channels.
-    Raises InputError for a name that no network has, options that it doesn't have, or weights
-    that don't fit into memory.
-    """
-    if choice.name in NETWORKS:
-        build = partial(NETWORKS[choice.name], shape, **choice.options)
-        with torch.device("meta"):  # takes no memory
-            weights = sum(p.nbytes for p in build().parameters())
-        need_ram(weights, f"the weights of {choice.name}")
-        return build(), False
-    names = torchvision_names()
-    if choice.name not in names:
-        hint = nearest(choice.name, [*NETWORKS, *names])
-        raise InputError(f"no network is called {choice.name!r}{hint}")
-    if choice.options:
-        raise InputError(f"network {choice.name} has no options, found {', '.join(choice.options)}")
-    arguments = _torchvision_arguments(choice.name, shape)
-    try:
-        return torchvision.models.get_model(choice.name, **arguments), True
-    except (ValueError, AssertionError, RuntimeError) as error:
-        raise InputError(f"{choice.name} can't read inputs of shape {shape}: {error}") from error
-
-
-def torchvision_names() -> list[str]:
-    """The names of torchvision's classification models."""
-    return torchvision.models.list_models(module=torchvision.models)
-
-
 def _small_cnn(
     name: str,
     shape: tuple[int, ...],
@@ -109,14 +69,3 @@ def _conv(channels: int, filters: int, kernel: int) -> nn.Sequential:
 def _dense(inputs: int, width: int) -> nn.Sequential:
     # flattened, not averaged: where something is must survive
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, width), nn.ReLU())
-
-
-def _torchvision_arguments(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    """What a torchvision builder must be told besides its name."""
-    if name.startswith("vit_"):
-        return {"image_size": shape[-1]}
-    if name.startswith("maxvit"):
-        return {"input_size": shape[-2:]}
-    if name in ("googlenet", "inception_v3"):
-        return {"init_weights": True}  # its default, which it warns about when left out
-    return {}
