@@ -196,7 +196,7 @@ def for_a_moment() -> dict[str, Any]:
 def full_for_long() -> dict[str, Any]:
     """The disk is full, and patience ends; there is room again when the program is started."""
     moments = [
-        (attempt, "save_state", 1),
+        (attempt, "keep", 1),
         (Journal, "append_logs", 9),
         (files, "_replace", 1),
     ]

@@ -5,67 +5,48 @@ import torch
 
 from fuse_search.alone import alone
 from fuse_search.data.batches import batches, fetch
-from fuse_search.data.policies import POLICIES
 from fuse_search.data.sources import SOURCES, load
-from fuse_search.nets.fusions import FUSIONS
 from fuse_search.nets.merged import build, build_ensemble
 from fuse_search.nets.networks import NETWORKS
-from fuse_search.nets.topology import TOPOLOGIES
+from fuse_search.nets.state import load_state, save_state
 from fuse_search.nets.topology.joins import JOINS
-from fuse_search.nets.unfreeze import UNFREEZINGS
-from fuse_search.nets.weights import load_state, save_state
+from fuse_search.plugins import registry_of
 from fuse_search.space import catalogue
 from fuse_search.spec import DataSpec, TrialSpec
-from fuse_search.train.checkpoint import Checkpoints
-from fuse_search.train.gradients import Gradients
-from fuse_search.train.loop import Training, make_weighting
-from fuse_search.train.losses import TaskLosses
+from fuse_search.testing import SECTIONS, check_frozen, check_gradients, check_state
 from fuse_search.train.metrics import METRICS
-from fuse_search.train.optim import OPTIMIZERS, SCHEDULES
-from fuse_search.train.plan import Plan
-from fuse_search.train.prefixes import Prefixes
-from fuse_search.train.weightings import WEIGHTINGS
 from fuse_search.trial import Trial
-from tiny import CPU, EVERY_TYPE, choice, fitted, parallel, rows, same, shared, snapshot, spec
+from tiny import CPU, EVERY_TYPE, READS, choice, fitted, kinds, same, shared, spec
 
-DATA = rows()
+DATA = kinds()
 TORCHVISION = ["mobilenet_v3_small", "shufflenet_v2_x0_5"]
-SCHEDULED = {"stalled": {"start": 1}, "phases": {"depths": [0, "all"]}}
-WEIGHTS = {"fixed": {"left": 0.3, "right": 0.7}}
+OPTIONS = {
+    "stalled": {"start": 1},
+    "phases": {"depths": [0, "all"]},
+    "fixed": {"left": 0.3, "right": 0.7},
+}
 
 
 def one_branch(name):
     if name in NETWORKS:
-        return {"branches": {"only": {"network": choice(name)}}}
+        read = READS.get(name, "image")
+        return {"branches": {"only": {"network": choice(name, width=8), "input": read}}}
     branch = {"network": choice(name), "size": 32}
     return {"branches": {"only": branch}, "train": {"epochs": 1, "batch_size": 12}}
 
 
 CASES = {
     **{f"network {n}": one_branch(n) for n in [*NETWORKS, *TORCHVISION]},
-    **{f"fusion {n}": {"merge": parallel(n)} for n in FUSIONS},
-    **{f"topology {n}": {"merge": {"topology": choice(n)}} for n in TOPOLOGIES if n != "ensemble"},
+    **{
+        f"{registry} {n}": sections(choice(n, **OPTIONS.get(n, {})))
+        for registry, sections in SECTIONS.items()
+        for n in registry_of(registry)
+        if n != "ensemble"
+    },
     "tasks of every type": {"tasks": EVERY_TYPE},
     "topology cascade, entered late": {"merge": {"topology": choice("cascade", entry=1)}},
-    **{
-        f"weighting {n}": {"losses": {"weights": choice(n, **WEIGHTS.get(n, {}))}}
-        for n in WEIGHTINGS
-    },
-    **{f"optimizer {n}": {"train": {"optimizer": choice(n)}} for n in OPTIMIZERS},
-    **{f"schedule {n}": {"train": {"schedule": choice(n)}} for n in SCHEDULES},
-    **{f"policy {n}": {"train": {"augment": {"policy": choice(n)}}} for n in POLICIES},
     "mixed batches": {"tasks": EVERY_TYPE, "train": {"mixup": 0.4, "cutmix": 1.0}},
-    **{
-        f"unfreezing {n}": {"unfreeze": {"schedule": choice(n, **SCHEDULED.get(n, {}))}}
-        for n in UNFREEZINGS
-    },
 }
-
-
-def stage_of(name: str) -> tuple[int, int] | None:
-    """The branch and stage that a parameter or buffer belongs to."""
-    parts = name.split(".")
-    return (int(parts[2]), int(parts[4])) if parts[3:4] == ["stages"] else None
 
 
 def frozen_to(depth: int, case: str):
@@ -76,59 +57,22 @@ def frozen_to(depth: int, case: str):
 @pytest.mark.parametrize("depth", [0, 1])
 @pytest.mark.parametrize("case", CASES)
 def test_frozen_parts_do_not_change_by_a_bit_and_the_others_train(case, depth):
-    given = frozen_to(depth, case)
-    network = build(given, DATA)
-    before = snapshot(network)
-    list(fitted(network, given, DATA))
-    after = network.state_dict()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    trained = {
-        (i, len(branch.stages) - 1) for i, branch in enumerate(network.branches.values()) if depth
-    }
-    assert {stage_of(name) for name in changed} == {None, *trained}
+    check_frozen(frozen_to(depth, case), DATA)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_reach_exactly_the_unfrozen_parts(case):
-    given = frozen_to(1, case)
-    network, weighting = build(given, DATA), make_weighting(given)
-    network.unfreeze(given, [1.0])
-    inputs, targets = fetch(DATA, DATA.splits["train"], CPU)
-    shared, losses = network.topology.parameters(), TaskLosses(given, DATA)
-    about = (network.trained(given), shared, len(given.tasks), True)
-    gradients = Gradients(weighting, *about)
-    by_task = lambda net: torch.stack(list(losses(net(inputs), targets).values()))  # noqa: E731
-    gradients.add(network.train(), by_task, 1.0)
-    gradients.join()
-    tops = {(i, len(b.stages) - 1) for i, b in enumerate(network.branches.values())}
-    reached = {name for name, p in network.named_parameters() if p.grad is not None}
-    expected = {n for n, _ in network.named_parameters() if stage_of(n) in {None, *tops}}
-    assert reached == expected
-    assert all(p.grad is not None for p in weighting.parameters())
+    check_gradients(frozen_to(1, case), DATA)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_state_carries_all_that_was_learned(case, tmp_path):
+    check_state(spec(**CASES[case]), DATA, tmp_path)
 
 
 def outputs_of(network):
     inputs, _ = fetch(DATA, DATA.splits["val"], CPU)
     return network.eval()(inputs)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_state_carries_all_that_was_learned(case, tmp_path):
-    """That of a network into one of another seed, and that of a training by way of the disk."""
-    given = spec(**CASES[case])
-    network, resumed = build(given, DATA), build(given, DATA)
-    again = build(given.model_copy(update={"seed": 9}), DATA)
-    training = Training(network, given, Plan(Prefixes(DATA, CPU), network, given))
-    next(training.epochs())
-    before, checkpoints = training.state(), Checkpoints(tmp_path)
-    checkpoints.save(before).result()
-    further = Training(resumed, given, Plan(Prefixes(DATA, CPU), resumed, given))
-    further.load(checkpoints.load())
-    after = further.state()
-    assert same(before.tensors, after.tensors) and before.about == after.about
-    again.load_state_dict(network.state_dict())
-    outputs = outputs_of(network)
-    assert same(outputs, outputs_of(again)) and same(outputs, outputs_of(resumed))
 
 
 @pytest.mark.parametrize("weights", JOINS)
@@ -174,7 +118,10 @@ def folder(path):
 SOURCE_OPTIONS = {"multidigits": lambda path: {"train": 12, "val": 4, "test": 4}, "folder": folder}
 
 
-@pytest.mark.parametrize("name", [n for n in SOURCES if n != "torchvision"])  # see test_vision.py
+ELSEWHERE = ("torchvision", "manifest", "huggingface")  # in tests/data
+
+
+@pytest.mark.parametrize("name", [n for n in SOURCES if n not in ELSEWHERE])
 def test_every_source_can_be_trained_on(name, tmp_path):
     source = choice(name, **SOURCE_OPTIONS[name](tmp_path))
     data = load(DataSpec(source=source, image_size=8), 0)

@@ -24,7 +24,7 @@ FLOORS = {
     ],
     2: ["nets", "tracker", "space"],
     3: ["train", "suggest", "identity", "faults", "ui", "plugins"],
-    4: ["trial", "alone", "shared", "study", "feasible", "corners"],
+    4: ["trial", "alone", "shared", "study", "feasible", "corners", "testing"],
     5: ["worker", "attempt", "baselines", "logged", "reconcile", "report", "figures", "preflight"],
     6: ["launch", "opening", "best", "processes"],
     7: ["cli", "__main__"],

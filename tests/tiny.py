@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
 from fuse_search.data import Data, Target
+from fuse_search.data.record import PADDING
 from fuse_search.nets.merged import Merged, build
 from fuse_search.shared import Shared
 from fuse_search.spec import Choice, TrialSpec
@@ -21,6 +23,8 @@ EVERY_TYPE = {
     "right": {"type": "ordinal"},
 }
 """A task of each type on `rows`."""
+READS = {"lstm": "frames", "gru": "tokens", "transformer": "tokens", "conv1d": "frames"}
+"""Of `kinds` what a network reads that reads no images."""
 
 
 def choice(name: str, **options) -> Choice:
@@ -48,6 +52,35 @@ def rows(count: int = 40, side: int = 8, channels: int = 1) -> Data:
                 ("train", "val", "test"), torch.arange(count).split([count - 16, 8, 8]), strict=True
             )
         ),
+    )
+
+
+def kinds(count: int = 40, length: int = 6) -> Data:
+    """An input of each kind, with the targets of `rows`; nothing is missing.
+
+    `image` and `vector` as in `rows`, `frames` [N, length, 3 + 1] and `tokens` [N, length] of 1 to
+    `length` each, and `colour`, a category. The tokens are of 9 words, the categories 4; one is
+    unknown.
+    """
+    plain, generator = rows(count), torch.Generator().manual_seed(8)
+    labels = plain.targets["left"].values
+    lengths = torch.randint(1, length + 1, (count,), generator=generator)
+    there = torch.arange(length) < lengths[:, None]
+    frames = torch.randn(count, length, 3, generator=generator) * 2 + labels[:, None, None]
+    tokens = torch.randint(0, 9, (count, length), generator=generator)
+    tokens[:, 0] = labels
+    colour = torch.randint(0, 4, (count,), generator=generator)
+    colour[count // 2] = PADDING
+    return Data.of(
+        {
+            **plain.inputs,
+            "frames": torch.cat([frames, torch.ones(count, length, 1)], 2) * there[..., None],
+            "tokens": torch.where(there, tokens, PADDING),
+            "colour": colour,
+        },
+        plain.targets,
+        plain.splits,
+        vocabularies={"tokens": 9, "colour": 4},
     )
 
 
@@ -99,3 +132,19 @@ def snapshot(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Whether two states are equal to the bit."""
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def gaps(data: Data, missing: dict = MappingProxyType({}), unknown: dict = MappingProxyType({})):
+    """The same rows, of which some (by input, and by task) lack an input or a target."""
+    inputs = {name: values.clone() for name, values in data.inputs.items()}
+    lacks = {name: torch.zeros(len(inputs[name]), dtype=torch.bool) for name in missing}
+    for name, where in missing.items():
+        lacks[name][where] = True
+        inputs[name][where] = PADDING if inputs[name].dtype == torch.int64 else 0
+    targets = dict(data.targets)
+    for task, where in unknown.items():
+        values = targets[task].values.clone()
+        values[where] = torch.nan if values.is_floating_point() else PADDING
+        targets[task] = Target(values, targets[task].classes)
+    known = data.vocabularies
+    return Data.of(inputs, targets, data.splits, missing=lacks, vocabularies=known)

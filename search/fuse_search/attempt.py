@@ -14,8 +14,8 @@ import torch
 from .faults import MEMORY, Fault
 from .feasible import PARTS, NoRoomNow, check
 from .identity import identity
+from .kept import keep
 from .logged import describe, finish, plain
-from .nets.weights import save_state
 from .preflight import Preflight
 from .progress import Shown
 from .space import Space
@@ -159,7 +159,7 @@ class Attempt:
         ended = Row(self.number, "complete", value, {"metrics": metrics}, {}, 0.0)
         if how == "complete" and self.study.keeps(ended):
             file = self.folder / f"{self.number}.safetensors"
-            save_state(file, trial.network.state_dict(), {"spec": to_yaml(self.spec)})
+            keep(file, self.spec, trial.network, self.ready.shared.data)
         return how, value
 
     def _log(self, run: Run, epochs: deque[Epoch]) -> None:

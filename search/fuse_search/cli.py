@@ -8,11 +8,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -26,67 +25,28 @@ from .errors import (
     TrialError,
     masked,
 )
+from .models import export, predict
+from .options import (
+    BUDGET,
+    DEVICE,
+    PLUGIN,
+    RESULTS,
+    SET,
+    SPACE,
+    STORAGE,
+    TRACKING,
+    Texts,
+    takes,
+)
 from .version import VERSION
 
 # torch, optuna and mlflow take seconds to import: every verb imports what it needs when it runs.
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-SIZES = {"": 1, "B": 1} | {f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGT")}
-
-Texts = tuple[str, ...]
-
-
-class Size(click.ParamType):
-    """A number of bytes such as 20GB."""
-
-    name = "size"
-
-    def convert(self, value: Any, parameter: Any, context: Any) -> int:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", str(value).upper())
-        if not found or found[2] not in SIZES:
-            self.fail(f"must be a size such as 20GB, 500MB or 0, found {value!r}")
-        return int(float(found[1]) * SIZES[found[2]])
-
-
-SPACE = click.option("--space", metavar="FILE", help="The space file.")
-SET = click.option(
-    "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a leaf of the space."
-)
-PLUGIN = click.option(
-    "--plugin",
-    "plugins",
-    metavar="MODULE",
-    multiple=True,
-    help="Your own file.py or module, whose registries (FUSIONS, …) are added to ours.",
-)
-RESULTS = click.option(
-    "--results", metavar="DIR", default="results", show_default=True, help="Where everything lands."
-)
-STORAGE = click.option("--storage", metavar="URL", help="Any Optuna storage.  [default: a journal]")
-TRACKING = click.option(
-    "--tracking-uri", metavar="URI", help="Any MLflow store.  [default: SQLite under --results]"
-)
-BUDGET = click.option(
-    "--cache-budget",
-    metavar="SIZE",
-    type=Size(),
-    help="Most that values of frozen stages may take on disk, and again in memory: 20GB, 500MB; "
-    "0 stores none.  [default: a quarter of what is free]",
-)
-DEVICE = click.option("--device", help="cpu, cuda, cuda:1, …  [default: CUDA when there is one]")
-
-
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def decorate(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@_options(SPACE, SET, PLUGIN, RESULTS, STORAGE, TRACKING, DEVICE, BUDGET)
+@takes(SPACE, SET, PLUGIN, RESULTS, STORAGE, TRACKING, DEVICE, BUDGET)
 @click.option(
     "--trials", type=click.IntRange(1), help="Finished trials that there shall be in all."
 )
@@ -128,17 +88,24 @@ def _refuse_before(context: click.Context, verb: str) -> None:
 
 
 @cli.command()
-@_options(SPACE, SET, PLUGIN, DEVICE)
+@takes(SPACE, SET, PLUGIN, DEVICE)
 def check(space: str | None, overrides: Texts, plugins: Texts, device: str | None) -> None:
     """Find everything that is wrong with a space, without training or writing anything."""
     checked = read_first(_needed(space), overrides, plugins)
+    from .data.notes import notes
+    from .plugins import in_use
     from .preflight import preflight
 
-    ready = preflight(checked, device, Path())
+    with TemporaryDirectory() as folder:  # for rows that are read from files
+        ready = preflight(checked, device, Path(folder))
     rows = {name: len(split) for name, split in ready.shared.data.splits.items()}
     click.echo(f"{space}: fits together; rows: {json.dumps(rows)}")
+    for plugin in in_use:
+        click.echo(f"  plugin {plugin}")
+    for line in notes(ready.shared.data):
+        click.echo(f"  {line}")
     for name, stages in ready.stages.items():
-        click.echo(f"  branch {name}: {stages} stages")
+        click.echo(f"  branch {name}: {stages} stages; {ready.loaded[name]}")
     for name, parameters in ready.corners.items():
         click.echo(f"  {name}: {parameters:,} parameters")
     for name, reason in ready.infeasible.items():
@@ -148,7 +115,7 @@ def check(space: str | None, overrides: Texts, plugins: Texts, device: str | Non
 
 
 @cli.command()
-@_options(SPACE, SET, PLUGIN, RESULTS, STORAGE)
+@takes(SPACE, SET, PLUGIN, RESULTS, STORAGE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def status(as_json: bool, **options: Any) -> None:
     """How far a study is."""
@@ -168,7 +135,7 @@ def status(as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
-@_options(SPACE, SET, PLUGIN, RESULTS, STORAGE)
+@takes(SPACE, SET, PLUGIN, RESULTS, STORAGE)
 def report(results: str, **options: Any) -> None:
     """Write a study's report, plots and tables again and print the answer."""
     study = _existing(results=results, **options)
@@ -201,7 +168,7 @@ def _existing(
 
 @cli.command()
 @click.argument("spec")
-@_options(SET, PLUGIN, RESULTS, DEVICE, BUDGET)
+@takes(SET, PLUGIN, RESULTS, DEVICE, BUDGET)
 def train(spec: str, overrides: Texts, plugins: Texts, results: str, **options: Any) -> None:
     """Train one spec again, such as results/STUDY/best.yaml."""
     read_first(spec, overrides, plugins)
@@ -212,8 +179,12 @@ def train(spec: str, overrides: Texts, plugins: Texts, results: str, **options: 
         click.echo(f"epoch {epoch.number + 1}  {shown}")
 
 
+cli.add_command(predict)
+cli.add_command(export)
+
+
 @cli.command()
-@_options(RESULTS, TRACKING)
+@takes(RESULTS, TRACKING)
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(results: str, tracking_uri: str | None, port: int) -> None:
     """Open MLflow's page for the results, on http://127.0.0.1:PORT."""
@@ -233,7 +204,7 @@ def worker() -> None:
 
 
 @cli.command()
-@_options(PLUGIN)
+@takes(PLUGIN)
 @click.option("--output", default="spaces/schema.json", show_default=True)
 def schema(plugins: Texts, output: str) -> None:
     """Write the JSON Schema with which editors complete and check space files."""

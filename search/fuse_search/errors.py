@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
+
+from .version import SOURCES
 
 
 class InputError(Exception):
@@ -57,6 +60,19 @@ def nearest(name: Any, names: Iterable[str]) -> str:
     known = list(by_lower.values())
     listed = ", ".join(known[:12]) + (f", … ({len(known)} in all)" if len(known) > 12 else "")
     return f"; there is {listed}" if known else ""
+
+
+def place_of(error: BaseException) -> str:
+    """`file:line: ` of the innermost line of a plugin that raised it; empty where none did."""
+    passed = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
+    return next((f"{file}:{line}: " for file, line in reversed(passed) if file in SOURCES), "")
+
+
+def told(error: BaseException) -> str:
+    """The first line of an error; of one that a plugin didn't mean, with its place and class."""
+    place, text = place_of(error), (str(error).splitlines() or [""])[0]
+    meant = isinstance(error, InputError | TrialError)
+    return f"{place}{type(error).__name__}: {text}" if place and not meant else text
 
 
 def warn(text: str) -> None:

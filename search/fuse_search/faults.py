@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .errors import Infeasible, TrialError, masked
+from .errors import Infeasible, TrialError, masked, place_of
 from .tracker import Run
 
 LACKING = (
@@ -45,7 +45,7 @@ class Fault:
         if lacking_memory(error):
             return cls(f"out of memory: {text}", kind=MEMORY, amount=UNKNOWN)
         trace = masked("".join(traceback.format_exception(error)))
-        return cls(f"{type(error).__name__}: {text}", trace)
+        return cls(f"{place_of(error)}{type(error).__name__}: {text}", trace)
 
     def log(self, run: Run, state: str) -> None:
         """Note it with the run."""

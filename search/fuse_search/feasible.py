@@ -10,7 +10,7 @@ import torch
 from .alone import alone
 from .data.augment import fits
 from .data.batches import Rows
-from .errors import Infeasible, TrialError
+from .errors import Infeasible, TrialError, told
 from .faults import MEMORY, UNKNOWN, lacking_memory
 from .nets.merged import Merged, build_ensemble, join, tapped
 from .nets.topology import Ensemble
@@ -71,8 +71,8 @@ def untrained(spec: TrialSpec, shared: Shared, device: str = "cpu") -> Merged | 
 
     Raises one of MISFITS where its parts don't fit each other.
     """
-    fits(spec.train, [tuple(values.shape[1:]) for values in shared.data.inputs.values()])
     names = spec.merge.use
+    fits(spec.train, shared.data.shapes, [spec.branches[name].input for name in names])
     if spec.merge.topology.name == "ensemble":
         members = {n: untrained(alone(spec, n), shared, device) for n in names}
         with torch.device(device):
@@ -102,7 +102,7 @@ def _misfits() -> Iterator[None]:
     except MISFITS as error:
         if isinstance(error, RuntimeError) and not _of_shapes(error):
             raise
-        raise Infeasible(str(error).partition("\n")[0], "fit", UNKNOWN) from None
+        raise Infeasible(told(error), "fit", UNKNOWN) from None
 
 
 def _of_shapes(error: RuntimeError) -> bool:

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .nets.networks import files_of, library_versions
 from .nets.unfreeze import at_most, deepest, expected
 from .spec import CHECKPOINTS, Tap, TrialSpec, in_order, of_branch
 from .written import written
@@ -83,11 +84,19 @@ def _unfreezing(spec: TrialSpec, used: dict[str, int]) -> dict[str, Any]:
 
 
 def checkpoint_contents(spec: TrialSpec) -> dict[str, str]:
-    """The SHA-256 (hex) of every checkpoint file that the branches in use start from."""
+    """The SHA-256 (hex) of every checkpoint file that the branches in use start from.
+
+    And of the files that networks of Hugging Face are made of; and their library's version.
+    """
     weights = [spec.branches[name].weights for name in spec.merge.use]
     named = [name for w in weights for name in (w.name, w.options.get("start", ""))]
     files = [name for name in named if name.endswith(CHECKPOINTS)]
-    return {file: _sha256(file, Path(file).stat().st_mtime_ns) for file in files}
+    networks = {spec.branches[name].network.name for name in spec.merge.use}
+    named_files = {file: Path(file) for file in files}
+    for network in networks:
+        named_files |= {f"{network}/{name}": file for name, file in files_of(network).items()}
+    contents = {name: _sha256(str(p), p.stat().st_mtime_ns) for name, p in named_files.items()}
+    return contents | library_versions(networks)
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
-from .best import fixed_spec, log_best, logged_best, trained_network
+from .best import log_best, logged_best, trained_network
 from .errors import InputError, Preempted, StoreAway, StoreUnreachable, StudyStopped
 from .leases import Lease
 from .opening import Opened, open_all
@@ -25,6 +25,7 @@ from .space import read_space
 from .spec import TrialSpec
 from .stop import Stop
 from .study import Study
+from .suggest import fixed_spec
 from .tracker import Run, Status
 from .train.loop import Epoch
 from .trial import Trial
@@ -142,6 +143,9 @@ def run(
     else:
         if opened.ready.warning:
             console.print(opened.ready.warning, highlight=False)
+        for name, report in opened.ready.loaded.items():
+            if report.loaded:
+                console.print(f"branch {name}: {report}", highlight=False, soft_wrap=True)
         with stop.listening(lambda: console.print(STOPPING)):
             _work(opened, work, console)
     print_answer(study, console, opened.folder)

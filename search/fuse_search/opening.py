@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from . import study as studies
+from .data.notes import notes
 from .errors import InputError
 from .plugins import use
 from .preflight import Preflight, preflight
@@ -22,6 +23,8 @@ from .tracker import Run, Tracker
 from .train.planner import Place
 from .version import PLUGINS
 from .worker import Worker
+
+MOST_OF_A_TAG = 5000  # characters, in MLflow
 
 
 @dataclass
@@ -44,6 +47,10 @@ class Opened:
             "overrides": " ".join(space.overrides),
             "target": self.study.target,
         }
+        for name, report in self.ready.loaded.items():
+            about[f"weights.{name}"] = str(report)
+        if rows := notes(self.ready.shared.data):
+            about["rows"] = "\n".join(rows)[:MOST_OF_A_TAG]
         return tracker.open_study(space.study, space.leaves(), about)
 
     def worker(self, parent: Run, progress: Shown, stop: Stop) -> Worker:
@@ -106,6 +113,7 @@ def _open(url: str, space: Space, ready: Preflight, folder: Path) -> Study:
         "overrides": list(space.overrides),
         "content": content,
         "val_rows": len(ready.shared.data.splits["val"]),
+        "rows": notes(ready.shared.data),
     }
     for key, value in about.items():
         if study.attributes.get(key) != value:

@@ -3,7 +3,8 @@
 A plugin holds dicts under the names of our registries, such as `FUSIONS = {"mine": Mine}`. What
 holds for our entries holds for its own: options are keyword-only parameters with a type, best one
 of spec.py, and the first line of the docstring says what it is. Importing a plugin registers
-nothing; `use` does.
+nothing; `use` does. A distribution that is installed has its plugin in use always, by an entry
+point of the group `fuse_search.plugins` that names the module.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -29,12 +32,15 @@ from .errors import InputError, nearest
 from .space import catalogue
 from .space.catalogue import REGISTRIES, REQUIRED, Entry, Option
 from .space.fit import unpack
-from .spec import TaskSpec, TrialSpec
-from .version import PLUGINS
+from .spec import CHECKPOINTS, TrialSpec
+from .version import PLUGINS, SOURCES
 
+GROUP = "fuse_search.plugins"
+FILES = "plugin_"  # so begin the names of modules that are files
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-METRICS = get_args(TaskSpec.model_fields["type"].annotation)
-"""The registries of metrics, by type of task; a space can't search among these."""
+SEARCHED = ("topologies", "fusions", "unfreezings", "weightings", "optimizers", "schedules")
+SEARCHED += ("policies",)
+"""The registries among whose entries a space can search."""
 
 _registered: list[tuple[dict[str, Any], str]] = []
 """Our registries at run time, and the names that plugins in use have added to them."""
@@ -47,41 +53,83 @@ class Plugin:
     file: Path
     digest: str
     module: ModuleType
+    sources: tuple[Path, ...]
+    """The file and, where it is in a package, the others of that."""
+    installed: str = ""
+    """The distribution that brings it, with its version; empty for one that was named."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it was named as a file, and not as a module."""
+        return self.module.__name__.startswith(FILES)
+
+    def __str__(self) -> str:
+        return f"{self.installed} ({self.file})" if self.installed else str(self.file)
+
+
+in_use: list[Plugin] = []
+"""The plugins of this process: installed ones, then those that were named."""
 
 
 def use(plugins: Iterable[str | Path]) -> None:
-    """Make these the plugins of this process; those that were in use before go.
+    """Make these and the installed ones the plugins of this process.
 
-    plugins: files `path/to/mine.py`, or names of modules that Python can import.
+    plugins: files `path/to/mine.py`, or names of modules that Python can import. Those that were in
+    use before go.
 
     Results are named by the plugins' source too: that of a file; of all of a package, for a module
-    in one. What a plugin imports from elsewhere is taken to stay as it is. A file is run again when
-    it has changed, a module once in a process.
+    in one; and the version of a distribution. What a plugin imports from elsewhere is taken to stay
+    as it is. A file is run again when it has changed, a module once in a process.
 
     Raises:
         InputError: a plugin can't be imported, or one of its entries can't be added; with its file
             and line.
     """
-    found = [_import(str(plugin)) for plugin in plugins]
+    given = [*map(_installed, entry_points(group=GROUP)), *(_import(str(p)) for p in plugins)]
+    found = list({plugin.file: plugin for plugin in reversed(given)}.values())[::-1]
     digests = {str(plugin.file): plugin.digest for plugin in found}
     if digests == PLUGINS:
         return
     _remove()
-    try:
-        for plugin in {plugin.file: plugin for plugin in found}.values():
-            _add(plugin)
-    except InputError:
-        _remove()
-        raise
+    for plugin in found:
+        with _named(plugin.installed):
+            try:
+                _add(plugin)
+            except InputError:
+                _remove()
+                raise
     PLUGINS.update(digests)
+    SOURCES.update(str(file) for plugin in found for file in plugin.sources)
+    in_use.extend(found)
 
 
 def _remove() -> None:
     for registry, name in _registered:
         del registry[name]
     _registered.clear()
-    catalogue.ADDED.clear()
-    PLUGINS.clear()
+    for known in (in_use, catalogue.ADDED, PLUGINS, SOURCES):
+        known.clear()
+
+
+def _installed(point: EntryPoint) -> Plugin:
+    """The plugin of an installed distribution."""
+    about = f"{point.dist.name} {point.dist.version}" if point.dist else point.name
+    with _named(about):
+        plugin = _module(point.module)
+    digest = hashlib.sha256(f"{plugin.digest} {about}".encode()).hexdigest()
+    return replace(plugin, digest=digest, installed=about)
+
+
+@contextmanager
+def _named(installed: str) -> Iterator[None]:
+    """What is wrong inside names the distribution, since nobody named the plugin."""
+    try:
+        yield
+    except InputError as error:
+        if not installed:
+            raise
+        rule = f"it is the plugin of {installed}, which is installed"
+        raise InputError(f"{error} ({rule})") from None
 
 
 def _import(plugin: str) -> Plugin:
@@ -97,7 +145,7 @@ def _import(plugin: str) -> Plugin:
 @cache
 def _file(file: Path, source: bytes) -> Plugin:
     digest = hashlib.sha256(source).hexdigest()
-    module = ModuleType(f"plugin_{file.stem}_{digest[:8]}")
+    module = ModuleType(f"{FILES}{file.stem}_{digest[:8]}")
     module.__file__ = str(file)
     sys.modules[module.__name__] = module  # where dataclasses and pickle look for it
     try:  # no bytecode, which would be written beside it, and may be older than the source
@@ -105,7 +153,7 @@ def _file(file: Path, source: bytes) -> Plugin:
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
         _refuse(error, str(file), str(file))
-    return Plugin(file, digest, module)
+    return Plugin(file, digest, module, (file,))
 
 
 @cache
@@ -122,7 +170,8 @@ def _module(name: str) -> Plugin:
         module = import_module(name)
     except (Exception, SystemExit) as error:
         _refuse(error, file, f"--plugin {name}")
-    return Plugin(Path(file), hashlib.sha256("".join(content).encode()).hexdigest(), module)
+    digest = hashlib.sha256("".join(content).encode()).hexdigest()
+    return Plugin(Path(file), digest, module, (Path(file), *files))
 
 
 def _refuse(error: BaseException, file: str | None, place: str) -> NoReturn:
@@ -149,21 +198,29 @@ def _add(plugin: Plugin) -> None:
         hint = nearest(like, variables)
         raise InputError(f"{plugin.file}:1: a plugin must hold a registry, found none{hint}")
     for registry, table in tables.items():
-        file, variable = REGISTRIES[registry]
+        variable = REGISTRIES[registry][1]
         if registry == "weights":
-            rule = "no plugin can add any: name a checkpoint file in the space"
+            rule = "no plugin can add any: name a checkpoint file, or give them to a Network"
             raise InputError(f"{plugin.file}:{_line(plugin.file, variable)}: {variable}: {rule}")
-        path = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        ours = getattr(import_module(f"{__package__}.{path}"), variable)
+        ours = registry_of(registry)
         if table is ours or not isinstance(table, dict):
             place = f"{plugin.file}:{_line(plugin.file, variable)}: {variable}"
             raise InputError(f"{place}: must be a dict of the plugin's own, such as {{'mine': …}}")
         for name, made in table.items():
             place = f"{plugin.file}:{_line(plugin.file, variable, name)}: {variable}"
             _check_name(name, registry, place)
-            catalogue.ADDED.setdefault(registry, {})[name] = _entry(made, f"{place}: {name}")
+            of = _network if registry == "networks" else _entry
+            catalogue.ADDED.setdefault(registry, {})[name] = of(made, f"{place}: {name}")
             ours[name] = made
             _registered.append((ours, name))
+
+
+def registry_of(kind: str) -> dict[str, Any]:
+    """One of our registries, such as that of `fusions`, with what plugins in use have added."""
+    file, variable = REGISTRIES[kind]
+    path = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    found: dict[str, Any] = getattr(import_module(f"{__package__}.{path}"), variable)
+    return found
 
 
 def _check_name(name: Any, registry: str, place: str) -> None:
@@ -171,11 +228,10 @@ def _check_name(name: Any, registry: str, place: str) -> None:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         rule = "a name is up to 64 letters, digits, - and _, and begins with a letter"
         raise InputError(f"{place}: {rule}, found {name!r}")
-    others = [registry] if registry in METRICS else [r for r in REGISTRIES if r not in METRICS]
-    for other in others:
+    for other in SEARCHED if registry in SEARCHED else [registry]:
         if name in catalogue.names(other):
             raise InputError(f"{place}: there is {name!r} in {other} already")
-    if registry not in METRICS and name in TrialSpec.model_fields:
+    if registry in SEARCHED and name in TrialSpec.model_fields:
         raise InputError(f"{place}: {name!r} is a section of the space")
 
 
@@ -192,6 +248,18 @@ def _line(file: Path, variable: str, name: Any = None) -> int:
     return 1
 
 
+def _network(made: Any, place: str) -> Entry:
+    """What the catalogue says of a network, which may bring more than what builds it."""
+    from .nets import Network  # by now the plugin's networks have brought torch
+
+    if not isinstance(made, Network):
+        return _entry(made, place)
+    for name in made.weights:
+        if name in ("none", "solo") or not NAME.fullmatch(name) or name.endswith(CHECKPOINTS):
+            raise InputError(f"{place}: weights can't be called {name!r}")
+    return replace(_entry(made.build, place), weights=tuple(made.weights))
+
+
 def _entry(made: Any, place: str) -> Entry:
     """What the catalogue says of a class or function."""
     if not inspect.isclass(made) and not inspect.isfunction(made):
@@ -206,7 +274,7 @@ def _entry(made: Any, place: str) -> Entry:
             options[name] = _option(function, parameter)
         elif parameter.kind is parameter.VAR_KEYWORD:
             free = _option(function, parameter).annotation
-    return Entry(summary, options, free)
+    return Entry(summary, options, free, fits=getattr(made, "fits", ()))
 
 
 def _maker(made: type) -> FunctionType | None:

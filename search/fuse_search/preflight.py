@@ -14,15 +14,17 @@ import torch
 from .corners import Name, corners, fewest, most_and_fewest
 from .data.augment import fits
 from .data.batches import fetch
-from .errors import InputError, TrialError
+from .errors import InputError, TrialError, place_of, told
 from .faults import MEMORY, Fault
 from .feasible import PARTS, NoRoomNow, check
 from .identity import checkpoint_contents
 from .nets.branch import Branch
+from .nets.checkpoints import Report
 from .shared import Shared, open_shared
 from .space import Categorical, Space
 from .spec import Limits, Merge, TrialSpec, of_branch
 from .train.planner import Place
+from .version import SOURCES
 
 # What building from a wrong spec raises; torch says with the last two that shapes don't fit.
 FAULTS = (InputError, TrialError, RuntimeError, ValueError)
@@ -56,6 +58,8 @@ class Preflight:
     tried: Tried
     files: dict[str, str]
     """The content of the checkpoints."""
+    loaded: dict[str, Report]
+    """What of each branch's weights came from where."""
 
     @property
     def corners(self) -> dict[str, int]:
@@ -99,8 +103,13 @@ def preflight(
     some = next(iter(first.values()))
     try:
         shared = open_shared(some, device, results, cache_budget, sharing)
-    except InputError as error:
-        raise InputError(_located(space, ("data", "source"), error)) from None
+    except Exception as error:
+        if not isinstance(error, InputError) and not place_of(error):
+            raise
+        lines = [_located(space, ("data", "source"), told(error))]
+        if isinstance(error, InputError):  # it may list rows
+            lines += str(error).splitlines()[1:]
+        raise InputError("\n".join(lines)) from None
     whole = some.model_copy(update={"merge": Merge(use=tuple(some.branches))})
     branches = _branches(space, whole, shared)
     tried = Tried()
@@ -111,7 +120,8 @@ def preflight(
         _try(space, corners(space, [use], ends=(False,)), shared, tried)
     _refuse(space, tried)
     stages = {name: len(branch.stages) for name, branch in branches.items()}
-    return Preflight(shared, stages, tried, checkpoint_contents(whole))
+    loaded = {name: branch.loaded for name, branch in branches.items()}
+    return Preflight(shared, stages, tried, checkpoint_contents(whole), loaded)
 
 
 def _branches(space: Space, spec: TrialSpec, shared: Shared) -> dict[str, Branch]:
@@ -122,7 +132,7 @@ def _branches(space: Space, spec: TrialSpec, shared: Shared) -> dict[str, Branch
     rows, _ = fetch(shared.data, shared.data.splits["train"][:2], "cpu")
     found, problems = {}, []
     try:
-        fits(spec.solo, [tuple(values.shape[1:]) for values in rows.values()], "solo")
+        fits(spec.solo, shared.data.shapes, [b.input for b in spec.branches.values()], "solo")
     except TrialError as error:
         problems.append(_located(space, ("solo",), error))
     for name in spec.merge.use:
@@ -130,8 +140,10 @@ def _branches(space: Space, spec: TrialSpec, shared: Shared) -> dict[str, Branch
             branch = found[name] = shared.untrained(spec, name).eval()
             with torch.no_grad():
                 branch(rows[branch.input])
-        except FAULTS as error:
-            problems.append(_located(space, ("branches", name), error))
+        except Exception as error:
+            if not isinstance(error, FAULTS) and not place_of(error):
+                raise
+            problems.append(_located(space, ("branches", name), told(error)))
         else:
             problems += _wrong_taps(space, name, branch)
     if problems:
@@ -208,6 +220,8 @@ def _located(space: Space, key: tuple[str, ...], error: object) -> str:
     text = str(error).partition("\n")[0]
     if text.startswith("--"):  # it is about the command line
         return text
-    if named := re.match(r"((?:tasks|branches|train|solo)(?:\.[\w-]+)+): (.*)", text):
+    if named := re.match(r"((?:data|tasks|branches|train|solo)(?:\.[\w-]+)+): (.*)", text):
         key, text = tuple(named[1].split(".")), named[2]
+    if text.startswith(tuple(SOURCES)):  # it has its place, in a plugin
+        return f"{text} ({space.where(key)}: {'.'.join(key)})"
     return f"{space.where(key)}: {'.'.join(key)}: {text}"

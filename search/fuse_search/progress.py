@@ -8,13 +8,47 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
+
+EVERY = 10.0  # seconds after which a line says how far it is, where no bar can be shown
+Item = TypeVar("Item")
+
+
+def counted(
+    items: Iterable[Item], what: str, count: int, say: Callable[[str], None]
+) -> Iterator[Item]:
+    """The same items, `count` of them; how far it is is shown by a bar, or by lines elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    begun = said = time.monotonic()
+    with Bar(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(what, total=count)
+        for done, item in enumerate(items, 1):
+            yield item
+            bar.update(task, completed=done)
+            if not console.is_terminal and time.monotonic() - said > EVERY and done < count:
+                said = time.monotonic()
+                left = (said - begun) / done * (count - done)
+                say(f"{what}: {done:,} of {count:,} rows, {left:.0f} s left")
+    say(f"{what}: {count:,} rows in {time.monotonic() - begun:.1f} s")
 
 
 class Progress:

@@ -79,7 +79,7 @@ def open_shared(
     Raises:
         InputError: the rows can't be loaded, or a task doesn't fit them.
     """
-    chosen = _device(device)
+    chosen = device_named(device)
     wanted = Wanted(spec.tasks, _brought(spec), results / "data", say)
     data = _fitted(load(spec.data, spec.seed, wanted), spec)
     if chosen.type != "cuda" or data.nbytes < torch.cuda.mem_get_info(chosen)[0] / 2:
@@ -88,7 +88,8 @@ def open_shared(
     return Shared(data, chosen, results / "solo", prefixes)
 
 
-def _device(name: str | None) -> torch.device:
+def device_named(name: str | None) -> torch.device:
+    """The torch device of a name; None: CUDA when there is one. Raises InputError."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         if device.type not in ("cpu", "cuda", "mps", "xpu"):
@@ -113,6 +114,10 @@ def _fitted(data: Data, spec: TrialSpec) -> Data:
             targets[name] = TASKS[task.type].fitted(data.targets[name], task)
         except InputError as error:
             raise InputError(f"tasks.{name}.{error}") from None
+        known = targets[name].known
+        for split, rows in data.splits.items():
+            if not known[rows].any():
+                raise InputError(f"tasks.{name}: no row of the {split} split has a known target")
     return replace(data, targets=targets)
 
 
@@ -123,7 +128,10 @@ def _brought(spec: TrialSpec) -> dict[str, Callable[[], Any]]:
     """
     found: dict[str, Callable[[], Any]] = {}
     for name, branch in spec.branches.items():
-        network = network_of(branch.network.name)
+        try:
+            network = network_of(branch.network.name)
+        except InputError as error:
+            raise InputError(f"branches.{name}.network: {error}") from None
         if network is None or network.reader is None:
             continue
         if found.setdefault(branch.input, network.reader) is not network.reader:

@@ -28,9 +28,12 @@ Share = Annotated[float, Ge(0), Lt(1)]
 Factor = Annotated[float, Gt(0), Le(1)]
 Magnitude = Annotated[int, Ge(0), Le(30)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Tokenizer = Annotated[str, Field(pattern=r"^(words|characters|bytes|hf:.+)$")]
 
 
-CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
+CHECKPOINTS = (".pt", ".pth", ".pth.tar", ".ckpt", ".bin", ".safetensors")
+LIBRARIES = {"timm": "timm", "hf": "transformers"}
+"""Whose networks are written `LIBRARY:NAME`, and the package that they need."""
 
 
 class Choice(BaseModel):
@@ -97,8 +100,12 @@ Stages = Annotated[tuple[Stage, ...], MinLen(1), AfterValidator(_distinct)]
 Tap = Stage | Stages
 Depth = Whole | Literal["all"]
 Depths = Annotated[tuple[Depth, ...], MinLen(1)]
+Classes = Annotated[tuple[str, ...], MinLen(1), AfterValidator(_distinct)]
 Source = Annotated[Choice, Pick("sources")]
 Reader = Annotated[Choice, Pick("readers")]
+Readers = Annotated[dict[str, Choice], Named(Reader)]
+Target = Annotated[Choice, Pick("targets")]
+Targets = Annotated[dict[str, Choice], Named(Target)]
 Network = Annotated[Choice, Pick("networks")]
 Weights = Annotated[Choice, Pick("weights")]
 Topology = Annotated[Choice, Pick("topologies")]
@@ -121,7 +128,8 @@ class Record(BaseModel):
 
 class DataSpec(Record):
     source: Source
-    """Where the rows come from: multidigits, torchvision:NAME or folder, with its options."""
+    """Where the rows come from: multidigits, torchvision:NAME, folder, manifest (a table of files,
+    numbers, texts and labels) or huggingface, with its options."""
     image_size: Side | None = None
     """Height and width of the images in pixels; left out: as the source has them."""
 
@@ -157,7 +165,8 @@ class TaskSpec(Record):
 
 class BranchSpec(Record):
     network: Network
-    """conv3x3, conv5x5, mlp or a torchvision classification model by its name."""
+    """For images conv3x3, conv5x5 or a torchvision classification model by its name; for sequences
+    lstm, gru, transformer or conv1d; for vectors, categories and images mlp."""
     weights: Weights = Choice(name="none")
     """none, solo, a torchvision weights name (IMAGENET1K_V1, DEFAULT) or a checkpoint file."""
     input: str = "image"

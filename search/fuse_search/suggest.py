@@ -6,14 +6,17 @@ The only file that names search parameters. A suggester has Optuna's three metho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 from pydantic import BaseModel
 
-from .space import Categorical, Domain, FloatRange, IntRange, Simplex, Space, Subset
+from .errors import InputError
+from .space import Categorical, Domain, FloatRange, IntRange, Simplex, Space, Subset, read_space
+from .space.rules import domains
 from .space.tree import label
 from .spec import Choice, Losses, Merge, PerBranch, TrialSpec, Unfreeze
 from .written import written
@@ -82,6 +85,19 @@ def suggest(space: Space, suggester: Suggester) -> TrialSpec:
         tree[section] = tree[section] | used
     tree |= {name: ask(tree[name], name) for name in ("merge", *TRAINING)}
     return TrialSpec.model_validate(tree)
+
+
+def fixed_spec(file: str | Path, overrides: Iterable[str] = ()) -> TrialSpec:
+    """Read a spec such as best.yaml: a space file without any domain.
+
+    Raises:
+        InputError: it can't be read, isn't valid, or still has domains.
+    """
+    space = read_space(file, overrides)
+    open_leaves = [".".join(map(str, key)) for key, _ in domains(space.tree)]
+    if open_leaves:
+        raise InputError(f"{file}: a spec has no domains, found them at {', '.join(open_leaves)}")
+    return suggest(space, Corner(high=False))
 
 
 def _of_used(per_branch: Any, use: tuple[str, ...]) -> Any:

@@ -32,7 +32,7 @@ from .nets.merged import Merged, build_ensemble, join, tapped
 from .nets.tasks import TASKS
 from .nets.topology import Ensemble
 from .nets.unfreeze import at_most, deepest
-from .nets.weights import load_state, save_state
+from .nets.state import load_state, save_state
 from .shared import Shared
 from .spec import TrialSpec
 from .train.checkpoint import Checkpoints, State
@@ -176,9 +176,10 @@ class Trial:
         for task, output in self.outputs().items():
             target = self.shared.data.targets[task]
             if target.classes is not None and target.values.ndim == 1:
-                true, labels = target.values[rows].cpu(), range(target.count)
+                true, known = target.values[rows].cpu(), target.known[rows].cpu()
                 predicted = TASKS[self.spec.tasks[task].type].predicted(output)
-                found[task] = confusion_matrix(true, predicted, labels=labels)
+                about = true[known], predicted[known]
+                found[task] = confusion_matrix(*about, labels=range(target.count))
         return found
 
 

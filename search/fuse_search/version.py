@@ -2,7 +2,9 @@
 
 VERSION = "0.2.0"
 PLUGINS: dict[str, str] = {}
-"""The files of the plugins in use, and the SHA-256 of their source; `plugins.use` fills it."""
+"""The files of the plugins in use, and the SHA-256 of what they are; `plugins.use` fills it."""
+SOURCES: set[str] = set()
+"""Their files and, where one is in a package, the files of that."""
 
 
 def made_by() -> list[str]:

@@ -51,6 +51,19 @@ def test_cutmix_takes_a_rectangle_of_every_image_and_blends_vectors():
     assert torch.equal(mix.inputs(vectors), 0.75 * vectors + 0.25 * vectors[PARTNERS])
 
 
+def test_frames_are_blended_and_as_many_as_the_longer_row_has():
+    values, there = torch.arange(1.0, 10.0).reshape(3, 3, 1), torch.tensor([[1, 1, 0], [1, 0, 0]])
+    there = torch.cat([there, torch.zeros(1, 3)])[..., None]
+    frames = torch.cat([values * there, there], -1)
+    expected = [  # rows of 2, 1 and 0 frames
+        [[0.75 * 1, 1], [0.75 * 2, 1], [0, 0]],
+        [[0.75 * 4 + 0.25 * 1, 1], [0.25 * 2, 1], [0, 0]],
+        [[0.25 * 4, 1], [0, 0], [0, 0]],
+    ]
+    for box in (None, (0.0, 1.0, 0.0, 1.0)):
+        assert torch.equal(Mix(PARTNERS, 0.75, box).inputs(frames), torch.tensor(expected))
+
+
 def test_a_batch_is_left_alone_without_mixing():
     images = numbered()
     assert mixing().draw(3) is UNMIXED and UNMIXED.inputs(images) is images

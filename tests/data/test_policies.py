@@ -4,6 +4,7 @@ from torchvision.transforms import v2
 
 from fuse_search.data.augment import Augmentation, asks, change, draw, fits
 from fuse_search.data.policies import POLICIES, apply
+from fuse_search.data.record import Shape
 from fuse_search.errors import TrialError
 from fuse_search.spec import Augment, Choice, Train
 
@@ -130,11 +131,22 @@ def test_changes_are_told_apart_by_their_options_and_not_by_how_many_views_there
     ],
 )
 def test_what_does_not_fit_the_inputs_is_told(train, shapes, told):
+    named = {str(shape): Shape(shape) for shape in shapes}
     if told is None:
-        fits(Train.model_validate(train), shapes)
+        fits(Train.model_validate(train), named, named)
     else:
         with pytest.raises(TrialError, match=told):
-            fits(Train.model_validate(train), shapes)
+            fits(Train.model_validate(train), named, named)
+
+
+@pytest.mark.parametrize("way", ["mixup", "cutmix"])
+def test_what_is_no_number_cannot_be_mixed(way):
+    shapes = {"image": Shape((1, 8, 8)), "words": Shape((5,), "tokens", 9)}
+    fits(Train.model_validate({way: 0.5}), shapes, ["image"])
+    fits(Train(), shapes, shapes)
+    told = f"^solo.{way}: only numbers can be mixed, and input 'words' is of kind tokens$"
+    with pytest.raises(TrialError, match=told):
+        fits(Train.model_validate({way: 0.5}), shapes, shapes, "solo")
 
 
 EXACT = {

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fuse_search.data.splits import hold_out, three_ways
+from fuse_search.data.splits import hold_out, hold_out_groups, three_ways
 from fuse_search.errors import InputError
 
 
@@ -44,3 +46,62 @@ def test_a_share_that_takes_nothing_or_all_is_refused(share, found):
 def test_shares_that_leave_no_training_rows_are_refused():
     with pytest.raises(InputError, match=r"val_share 0.5 and test_share 0.5 leave no rows"):
         three_ways(torch.zeros(9).long(), 0.5, 0.5, generator())
+
+
+SHARES = {"val": 0.2, "test": 0.1}
+SIZES = st.lists(st.integers(1, 12), min_size=3, max_size=30)
+
+
+@given(sizes=SIZES, seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=60)
+def test_groups_stay_whole_and_splits_are_near_their_shares(sizes, seed):
+    groups = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    groups = groups[torch.randperm(len(groups), generator=generator(seed))]
+    labels = torch.randint(-1, 3, (len(groups),), generator=generator(seed + 1))
+    rows = torch.arange(len(groups))
+    splits = hold_out_groups(rows, labels, groups, SHARES, generator(seed))
+    assert list(splits) == ["train", "val", "test"] and all(map(len, splits.values()))
+    assert torch.cat(list(splits.values())).sort().values.equal(rows)
+    taken = [set(groups[part].tolist()) for part in splits.values()]
+    assert sum(map(len, taken)) == len(sizes)  # so that none is in two
+    for part, share in zip(splits.values(), (0.7, 0.2, 0.1), strict=True):
+        ours = groups[part].bincount(minlength=len(sizes))
+        assert len(part) < share * len(rows) + ours.max() + 1e-6
+
+
+@given(classes=st.lists(st.integers(20, 60), min_size=2, max_size=4), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=30)
+def test_groups_of_one_row_are_stratified(classes, seed):
+    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor(classes))
+    rows = torch.arange(len(labels))
+    splits = hold_out_groups(rows, labels, rows + 7, SHARES, generator(seed))
+    for part, share in zip(splits.values(), (0.7, 0.2, 0.1), strict=True):
+        found = labels[part].bincount(minlength=len(classes))
+        assert (found - share * torch.tensor(classes)).abs().max() <= 2
+
+
+def test_whole_groups_of_one_class_each_go_where_it_lacks():
+    groups = torch.arange(20).repeat_interleave(5)
+    splits = hold_out_groups(
+        torch.arange(100), groups % 2, groups, {"val": 0.2, "test": 0.2}, generator()
+    )
+    found = {name: (groups[part] % 2).bincount().tolist() for name, part in splits.items()}
+    assert found == {"train": [30, 30], "val": [10, 10], "test": [10, 10]}
+
+
+def test_only_the_given_rows_go_by_groups():
+    rows = torch.tensor([1, 3, 5, 7])
+    splits = hold_out_groups(
+        rows, torch.zeros(9).long(), torch.arange(9), {"val": 0.25}, generator()
+    )
+    assert [len(part) for part in splits.values()] == [3, 1]
+    assert torch.cat(list(splits.values())).sort().values.equal(rows)
+
+
+def test_too_few_groups_and_too_great_shares_are_refused():
+    labels = torch.zeros(6).long()
+    with pytest.raises(InputError, match="need 3 groups of rows or more, found 2"):
+        hold_out_groups(torch.arange(6), labels, torch.arange(6) % 2, SHARES, generator())
+    with pytest.raises(InputError, match=r"val_share 0.5 and test_share 0.5 leave no rows"):
+        shares = {"val": 0.5, "test": 0.5}
+        hold_out_groups(torch.arange(6), labels, torch.arange(6), shares, generator())

@@ -8,7 +8,7 @@ from fuse_search.nets.merged import build, build_branch, seeded
 from fuse_search.nets.networks import NETWORKS
 from fuse_search.nets.tasks import Number
 from fuse_search.nets.unfreeze import UNFREEZINGS
-from fuse_search.nets.weights import save_state
+from fuse_search.nets.state import save_state
 from tiny import choice, parallel, rows, same, snapshot, spec, train
 
 DATA = rows()

@@ -1,6 +1,9 @@
 import os
+from argparse import Namespace
+from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -8,13 +11,13 @@ from torch import nn
 from torchvision.models import DenseNet, VisionTransformer, squeezenet1_1
 
 from fuse_search.errors import InputError
-from fuse_search.nets.networks import build_network
+from fuse_search.nets.checkpoints import Report, load_checkpoint
+from fuse_search.nets.networks import NETWORKS, Network, build_network
+from fuse_search.nets.state import load_state, save_state
 from fuse_search.nets.weights import (
     WEIGHTS,
-    load_state,
     load_weights,
     preprocessing,
-    save_state,
 )
 from fuse_search.spec import Choice
 
@@ -33,8 +36,8 @@ def small(width: int = 4) -> nn.Module:
     return build_network(Choice(name="mlp", options={"width": width}), (3,))[0]
 
 
-def load(network: nn.Module, path: object, name: str = "mlp") -> None:
-    load_weights(network, Choice(name=str(path)), network_name=name)
+def load(network: nn.Module, path: object, name: str = "mlp") -> Report:
+    return load_weights(network, Choice(name=str(path)), network_name=name)
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -54,14 +57,86 @@ def test_solo_says_on_what_and_from_what_it_starts():
     assert (record.tasks, record.start) == (("left",), Choice(name="IMAGENET1K_V1"))
 
 
-@pytest.mark.parametrize("key", [None, "state_dict", "model"])
-@pytest.mark.parametrize("ending", [".pt", ".pth", ".ckpt"])
-def test_checkpoints_are_read_bare_or_nested(tmp_path: Path, key, ending):
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".pth.tar", ".ckpt", ".bin"])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "module.",
+        "state_dict/",
+        "model_state_dict/_orig_mod.",
+        "ema/module.backbone.",
+        "checkpoint/net/encoder.model._orig_mod.",
+    ],
+)
+def test_checkpoints_are_read_under_any_prefix_beside_anything(tmp_path: Path, prefix, ending):
     source, network = small(), small()
-    state = source.state_dict()
-    torch.save({key: state, "epoch": 3} if key else state, tmp_path / f"a{ending}")
-    load(network, tmp_path / f"a{ending}")
+    *dicts, before = prefix.split("/")
+    content = {before + name: tensor for name, tensor in source.state_dict().items()}
+    content |= {"fc.weight": torch.zeros(2, 4), "step": torch.tensor(7)}
+    for key in reversed(dicts):
+        content = {key: content, "epoch": 3}
+    moments = {i: {"exp_avg": t} for i, t in enumerate(source.state_dict().values())}
+    beside = {"optimizer": {"state": moments}, "args": Namespace(lr=0.1, at=Path("a"))}
+    torch.save({**beside, **content}, tmp_path / f"a{ending}")
+    report = load(network, tmp_path / f"a{ending}")
     assert same(network, source)
+    dotted = prefix.replace("/", ".")
+    assert report.prefix == dotted
+    assert sorted(report.loaded) == sorted(source.state_dict())
+    inside = "".join(f"{key}." for key in dicts)
+    others = [f"optimizer.state.{i}.exp_avg" for i in range(4)]
+    assert sorted(report.ignored) == sorted([f"{inside}fc.weight", f"{inside}step", *others])
+
+
+def test_a_prefix_of_the_network_itself_may_be_left_out_in_the_file(tmp_path: Path):
+    source = small()
+    network = nn.Sequential(OrderedDict(backbone=small()))
+    torch.save({f"net.{n}": t for n, t in source.state_dict().items()}, tmp_path / "a.pt")
+    report = load(network, tmp_path / "a.pt")
+    assert same(network.backbone, source)
+    assert (report.prefix, report.loaded[0]) == ("net.", "backbone.layer1.1.weight")
+
+
+def test_the_prefix_with_most_names_wins_then_equal_names_then_shapes_then_the_first(tmp_path):
+    whole, other, network = small(), small(), small()
+    state = whole.state_dict()
+    part = {f"teacher.{n}": t for n, t in list(other.state_dict().items())[:3]}
+    wide = {f"wide.{n}": t for n, t in small(width=6).state_dict().items()}
+    student = {f"student.{n}": t for n, t in state.items()}
+    later = {f"zz.{n}": t for n, t in other.state_dict().items()}
+    torch.save(part | wide | student | later, tmp_path / "a.pt")
+    assert load(network, tmp_path / "a.pt").prefix == "student."
+    assert same(network, whole)
+    torch.save(student | other.state_dict(), tmp_path / "a.pt")
+    assert load(network, tmp_path / "a.pt").prefix == ""
+    assert same(network, other)
+
+
+def test_a_file_of_other_names_shows_the_first_on_both_sides(tmp_path: Path):
+    torch.save({"conv.w": torch.zeros(4, 3), "conv.b": torch.zeros(4)}, tmp_path / "a.pt")
+    with pytest.raises(InputError) as error:
+        load(small(), tmp_path / "a.pt")
+    assert str(error.value).endswith(
+        "a.pt doesn't fit Sequential: none of its tensors is called like one of the network's; "
+        "its first are conv.w, conv.b, the network's layer1.1.weight, layer1.1.bias, "
+        "layer2.1.weight, …"
+    )
+
+
+def test_a_report_is_one_line():
+    report = Report("a.pt", ("x", "y"), ("fc.weight", "fc.bias"), ("top.weight",), "module.")
+    assert str(report) == (
+        "2 tensors of a.pt (prefix module.), ignored 2: fc.weight, fc.bias, "
+        "left as they were 1: top.weight"
+    )
+    assert str(Report("none")) == "random weights"
+
+
+def test_settings_that_could_run_code_are_named(tmp_path: Path):
+    torch.save({"state_dict": small().state_dict(), "best": np.float64(0.5)}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"it holds numpy.*scalar, which could run code: save the"):
+        load(small(), tmp_path / "a.pt")
 
 
 def test_safetensors_are_read(tmp_path: Path):
@@ -107,8 +182,8 @@ def test_a_mismatch_is_explained_by_key(tmp_path: Path):
         load(small(width=4), tmp_path / "a.pt")
     assert str(error.value).endswith(
         "a.pt doesn't fit Sequential: of its tensors 1 missing (layer2.1.bias); "
-        "1 unexpected (extra.weight); "
-        "1 of another shape (layer1.1.weight: (2, 3) instead of (4, 3))"
+        "1 of another shape (layer1.1.weight: (2, 3) instead of (4, 3)); "
+        "others there: extra.weight"
     )
 
 
@@ -116,7 +191,7 @@ def test_a_mismatch_changes_nothing_and_shows_only_the_first(tmp_path: Path):
     network = small(width=5)
     before = {n: t.clone() for n, t in network.state_dict().items()}
     torch.save(small(width=4).state_dict(), tmp_path / "a.pt")
-    with pytest.raises(InputError, match=r"4 of another shape \(.*, .*, .*, \.\.\.\)"):
+    with pytest.raises(InputError, match=r"4 of another shape \(.*, .*, .*, …\)"):
         load(network, tmp_path / "a.pt")
     assert all(torch.equal(t, before[n]) for n, t in network.state_dict().items())
 
@@ -125,9 +200,10 @@ def test_the_classifier_may_have_other_classes(tmp_path: Path):
     source, network = squeezenet1_1(num_classes=10), squeezenet1_1(num_classes=1000)
     own = network.classifier[1].weight.clone()
     torch.save(source.state_dict(), tmp_path / "a.pt")
-    load(network, tmp_path / "a.pt", "squeezenet1_1")
+    report = load(network, tmp_path / "a.pt", "squeezenet1_1")
     assert same(source.features, network.features)
     assert torch.equal(network.classifier[1].weight, own)
+    assert report.ignored == report.missing == ("classifier.1.weight", "classifier.1.bias")
 
 
 def test_torchvision_weights_come_from_the_cache(cache: Path):
@@ -203,6 +279,67 @@ def test_preprocessing_is_that_of_the_weights():
         assert preprocessing("resnet18", Choice(name=name)) is None
     with pytest.raises(InputError, match="resnet18 has no weights 'IMAGENET'"):
         preprocessing("resnet18", Choice(name="IMAGENET"))
+
+
+# ---- what a plugin's network brings ----
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Network:
+    """A network `mine` that brings weights of several kinds, and how images are normed."""
+    torch.manual_seed(1)
+    torch.save({f"module.{n}": t for n, t in small().state_dict().items()}, tmp_path / "a.pt")
+
+    def half(network: nn.Module) -> None:
+        network.layer1[1].weight.data.fill_(0.5)
+
+    def broken(network: nn.Module) -> None:
+        raise KeyError("lost")
+
+    weights = {
+        "english": lambda network: load_checkpoint(network, tmp_path / "a.pt"),
+        "half": half,
+        "broken": broken,
+        "nothing": lambda network: None,
+    }
+    network = Network(lambda shape: small(), weights, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+    monkeypatch.setitem(NETWORKS, "mine", network)
+    return network
+
+
+def test_weights_that_a_network_brings_are_loaded_by_it(tmp_path: Path, mine: Network):
+    network = small()
+    report = load(network, "english", "mine")
+    assert (report.source, report.prefix) == (str(tmp_path / "a.pt"), "module.")
+    torch.manual_seed(1)
+    assert same(network, small())
+
+
+def test_of_a_loader_that_says_nothing_what_it_changed_counts(mine: Network):
+    report = load(small(), "half", "mine")
+    others = ("layer1.1.bias", "layer2.1.weight", "layer2.1.bias")
+    assert report == Report("half", ("layer1.1.weight",), missing=others)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("broken", "the weights broken of mine can't be loaded: KeyError: 'lost'"),
+        ("nothing", "the weights nothing of mine: what loads them changed no tensor"),
+        ("englisch", "mine has no weights 'englisch'; did you mean 'english'"),
+    ],
+)
+def test_a_loader_that_fails_is_told(mine: Network, name: str, message: str):
+    with pytest.raises(InputError, match=message):
+        load(small(), name, "mine")
+
+
+@pytest.mark.parametrize("weights", ["none", "english", "some/file.pt"])
+def test_a_network_that_brings_a_mean_has_it_with_any_weights(mine: Network, weights: str):
+    assert preprocessing("mine", Choice(name=weights)) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+
+
+# ---- our own files ----
 
 
 def test_a_state_goes_round_with_its_metadata_and_leaves_nothing_else(tmp_path: Path):

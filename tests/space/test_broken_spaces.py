@@ -60,6 +60,29 @@ EXPECTED = {
 :5: branches.small: must be a mapping with network, weights, input, size, found [conv3x3]
 :6: train: must be a mapping with epochs, batch_size, lr, optimizer, fusion_lr, head_lr, weight_decay, schedule, warmup, clip, dropout, label_smoothing, mixup, cutmix, drop_path, ema, augment, precision, found [epochs, 5]
 """,
+    "manifest": """
+:4: data.source.manifest: manifest needs the option 'path'
+:6: data.source.manifest.inputs.photo.image.colum: image has no option of this name; did you mean 'column'?
+:6: data.source.manifest.inputs.photo.image.size: must be a valid integer, found big
+:7: data.source.manifest.inputs.1st: a name is up to 64 letters, digits, - and _, and begins with a letter, found 1st
+:8: data.source.manifest.inputs.words: no such entry of readers, found txt; did you mean 'text'?
+:9: data.source.manifest.inputs.voice: must be one of the readers, written NAME or {NAME: {option: value}}, found null; there is array, audio, category, image, number, text
+:10: data.source.manifest.inputs.body: data can't be searched: it is the same for all trials, found {type: float, low: 0, high: 1}
+:11: data.source.manifest.inputs.age.number.columns: must be a list, found age
+:12: data.source.manifest.targets: must be a mapping from name to settings, found [mood]
+:13: data.source.manifest.val_share: must be less than 1, found 1
+:14: data.source.manifest.on_error: must be 'fail' or 'skip', found skp; did you mean 'skip'?
+:15: data.source.manifest.splits: manifest has no option of this name; did you mean 'split'?
+""",
+    "manifest_columns": """
+:5: data.source.manifest.path: must be a file that is there, found gone.csv
+:6: data.source.manifest.root: must be a folder that is there, found gone
+:9: data.source.manifest.targets.moood: no such task; did you mean 'mood'?
+:10: data.source.manifest.targets.mood: must be label for classification, found number
+:11: data.source.manifest.targets.age: must be number for regression, found label
+:14: branches.a.input: must be one of the inputs, found foto; did you mean 'photo'?
+:15: branches.b.input: must be one of the inputs, found image; there is body, photo
+""",
     "metrics": """
 :7: search: give maximize or minimize, not both, found {maximize: mean_acuracy, minimize: left_mae}
 :8: search.maximize: no such metric, found mean_acuracy; did you mean 'mean_accuracy'?

@@ -18,6 +18,7 @@ SCHEMA = json.loads(json.dumps(json_schema()))
 # What only the reader can know: names and numbers that depend on other places, and files.
 BEYOND_A_SCHEMA = {
     "grid_steps",
+    "manifest_columns",
     "missing_files",
     "mixing",
     "simplex",
@@ -70,6 +71,25 @@ solo: {epochs: 2}
 search: {sampler: {tpe: {startup: 3}}, minimize: loss}
 """
 
+MANIFEST = """
+study: own
+data:
+  source:
+    manifest:
+      path: rows.csv
+      inputs:
+        photo: {image: {size: 64}}
+        left: {image: {column: left eye}}
+        words: text
+        body: {number: {columns: [age, weight]}}
+      targets: {mood: {label: {classes: [sad, happy]}}, age: number}
+      split: fold
+      on_error: skip
+  image_size: 32
+tasks: {mood: classification, age: regression, tags: multilabel}
+branches: {a: {network: conv3x3, input: photo}, b: {network: mlp, input: body}}
+"""
+
 PER_BRANCH = """
 study: each
 data: {source: multidigits}
@@ -114,10 +134,13 @@ def test_shipped_spaces(file: Path) -> None:
     assert first == "# yaml-language-server: $schema=schema.json"
 
 
-@pytest.mark.parametrize("text", [EXAMPLE, SHORT_FORMS, PER_BRANCH], ids=["long", "short", "each"])
+@pytest.mark.parametrize(
+    "text", [EXAMPLE, SHORT_FORMS, MANIFEST, PER_BRANCH], ids=["long", "short", "own", "each"]
+)
 def test_it_accepts_what_the_reader_accepts(text: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     Path("model.pt").touch()
+    Path("rows.csv").touch()
     file = tmp_path / "space.yaml"
     file.write_text(text, encoding="utf-8")
     read_space(file)

@@ -18,9 +18,9 @@ from fuse_search.train.optim import OPTIMIZERS
 from fuse_search.train.plan import Plan
 from fuse_search.train.prefixes import Prefixes
 from fuse_search.trial import Trial, trained
-from tiny import CPU, EVERY_TYPE, choice, parallel, rows, same, shared, snapshot, spec
+from tiny import CPU, EVERY_TYPE, choice, kinds, parallel, same, shared, snapshot, spec
 
-DATA = rows()
+DATA = kinds()
 STATE = State({"weight": torch.arange(6.0).reshape(2, 3)}, {"epoch": 1, "batch": 0, "note": "α"})
 ALL_AT_ONCE = {
     "epochs": 3,
@@ -104,6 +104,23 @@ CASES = {
         "unfreeze": {"depth": 1},
         "train": ALL_AT_ONCE | {"mixup": 0.4, "cutmix": 1.0},
         "tasks": EVERY_TYPE,
+    },
+    "frames, tokens and categories": {
+        "branches": {
+            "voice": {
+                "network": choice("lstm", width=4, bidirectional=True, pool="attention"),
+                "input": "frames",
+            },
+            "words": {"network": choice("transformer", width=4, layers=1), "input": "tokens"},
+            "colour": {"network": choice("mlp", width=4), "input": "colour"},
+        },
+        "unfreeze": {"depth": 1},
+        "merge": {"branch_dropout": 0.3},
+    },
+    "mixed frames": {
+        "branches": {"voice": {"network": choice("gru", width=4, layers=2), "input": "frames"}},
+        "unfreeze": {"depth": 2, "schedule": choice("gradual"), "lr_decay": 0.5},
+        "train": ALL_AT_ONCE | {"mixup": 0.4, "ema": 0.8},
     },
     "batch norm": {
         "branches": {"a": {"network": choice("resnet18"), "size": 32}},

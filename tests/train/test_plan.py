@@ -19,9 +19,10 @@ from fuse_search.train.machine import Machine
 from fuse_search.train.plan import Plan
 from fuse_search.train.planner import Planner
 from fuse_search.train.prefixes import Prefixes
-from tiny import CPU, EVERY_TYPE, choice, parallel, rows, same, snapshot, spec
+from tiny import CPU, EVERY_TYPE, choice, kinds, parallel, rows, same, snapshot, spec
 
 DATA = rows(count=70)
+SENTENCES = kinds(count=70)
 THREE = {
     "a": {"network": choice("conv3x3", width=8)},
     "b": {"network": choice("conv5x5", width=6)},
@@ -131,6 +132,42 @@ def test_the_same_bits_with_several_taps(topology, depth, tmp_path):
         assert stages == {0: {1, 3}, 1: {1, 2, 3}, "all": {1, 2, 3}}[depth]
     host = {"trunk": "b", "trunk of a vector": "v"}.get(topology)  # entered above its first stage
     assert {s for name, s, _ in places if name == host} == ({1} if host else set())
+
+
+SEQUENCES = {
+    "voice": {
+        "network": choice("lstm", width=4, layers=2, bidirectional=True),
+        "input": "frames",
+    },
+    "tune": {"network": choice("conv1d", width=4, layers=2), "input": "frames"},
+    "words": {"network": choice("transformer", width=4, heads=2), "input": "tokens"},
+    "colour": {"network": choice("mlp", width=4), "input": "colour"},
+}
+OF_SEQUENCES = {
+    "vectors": {
+        **parallel("concat"),
+        "tap": {"voice": (-1, -2), "tune": -2, "words": (-1, -3), "colour": -1},
+    },
+    "trunk": {"topology": choice("trunk", host=("words",), entry=2)},
+    "cascade": {
+        "use": ("voice", "words", "tune"),
+        "topology": choice("cascade", order=("voice", "words", "tune"), entry=1),
+    },
+}
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("topology", OF_SEQUENCES)
+def test_the_same_bits_with_frames_tokens_and_categories(topology, depth, tmp_path):
+    given = spec(
+        branches=SEQUENCES,
+        merge=OF_SEQUENCES[topology],
+        unfreeze={"depth": depth, "schedule": choice("gradual")},
+        train={"epochs": 2, "batch_size": 11},
+    )
+    places = equal(given, tmp_path, SENTENCES)
+    assert {n for n, *_ in places} == ({"voice"} if topology == "cascade" else set(SEQUENCES))
+    assert places["voice", 2 - depth, "train"] == "ram"
 
 
 def test_one_pass_serves_the_lower_taps(tmp_path):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fuse_search.data.policies import CHANNELS, apply
+from fuse_search.data.record import Shape
 from fuse_search.errors import TrialError
 from fuse_search.spec import Augment, Choice, Train
 from fuse_search.written import written
@@ -43,12 +44,18 @@ def asks(spec: Augment) -> bool:
     return spec.flip or spec.shift > 0 or spec.policy.name != "none"
 
 
-def fits(train: Train, shapes: Iterable[tuple[int, ...]], section: str = "train") -> None:
+def fits(
+    train: Train, shapes: Mapping[str, Shape], read: Collection[str], section: str = "train"
+) -> None:
     """Raise TrialError where inputs with rows of these shapes can't be changed as `train` says.
 
-    section: where its settings stand in a space.
+    read: the inputs that branches read. section: where the settings stand in a space.
     """
-    images = [shape for shape in shapes if len(shape) == 3]
+    images = [shape for shape in shapes.values() if shape.kind == "image"]
+    for way in (way for way in ("mixup", "cutmix") if getattr(train, way)):
+        for name in (n for n in read if n in shapes and shapes[n].kind in ("tokens", "category")):
+            found = f"input {name!r} is of kind {shapes[name].kind}"
+            raise TrialError(f"{section}.{way}: only numbers can be mixed, and {found}")
     if train.cutmix and not images:
         raise TrialError(
             f"{section}.cutmix: no input is an image; {section}.mixup mixes every input"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fuse_search.data.layout import rows_of
 from fuse_search.data.mixing import UNMIXED, Mix
-from fuse_search.data.record import Data
+from fuse_search.data.record import Data, absent
 
 
 def batches(
@@ -35,12 +35,13 @@ def fetch(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The inputs and targets of `rows` on `device`, wherever `data` is held.
 
-    Images come as float32 in [0, 1], [B, C, H, W], others as they are; targets as int64 or
+    As `absent` has it also which rows lack an input, where some do. Images come as float32 in [0, 1], [B, C, H, W], others as they are; targets as int64 or
     float32 [B], of several labels int64 [B, K].
     """
     inputs = {name: take(values, rows, device) for name, values in data.inputs.items()}
     targets = {task: take(t.values, rows, device) for task, t in data.targets.items()}
-    return {name: _unit(values) for name, values in inputs.items()}, targets
+    lacking = {absent(name): take(x, rows, device) for name, x in data.missing.items()}
+    return {name: _unit(values) for name, values in inputs.items()} | lacking, targets
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Rows:
     stored: values [N, ...] in the split's order, fp16 standing for fp32.
     computed: made of the inputs, batch by batch.
     change: what is done before that to the images [B, C, H, W] of an input at these positions.
+    lacking: by name, the input of which it says which rows lack it.
     """
 
     data: Data
@@ -66,12 +68,14 @@ class Rows:
     stored: Mapping[Any, Tensor]
     computed: Sequence[Computed]
     change: Callable[[str, Tensor, Tensor], Tensor] = field(default=lambda name, x, where: x)
+    lacking: Mapping[Any, str] = field(default_factory=dict)
 
     @classmethod
     def of_inputs(cls, data: Data, split: str, device: torch.device) -> Rows:
         """Rows for a network that reads the inputs by their own names."""
         computed = [Computed(name, lambda x, name=name: {name: x}) for name in data.inputs]  # type: ignore[misc]
-        return cls(data, split, device, {}, computed)
+        lacking = {absent(name): name for name in data.missing}
+        return cls(data, split, device, {}, computed, lacking=lacking)
 
     @property
     def positions(self) -> Tensor:
@@ -85,8 +89,7 @@ class Rows:
 
         `mix` is done to the inputs, not to what is stored, and not to the targets.
         """
-        split = self.data.splits[self.split]
-        rows = split[positions.to(split.device)]
+        rows = self._rows(positions)
         values = {name: _single(take(x, positions, self.device)) for name, x in self.stored.items()}
         inputs = {}
         for name in dict.fromkeys(source.input for source in self.computed):
@@ -96,10 +99,18 @@ class Rows:
             inputs[name] = mix.inputs(inputs[name])
         for each in self.computed:
             values |= each.run(inputs[each.input])
-        targets = {
-            t: take(target.values, rows, self.device) for t, target in self.data.targets.items()
-        }
-        return values, targets
+        for key, name in self.lacking.items():
+            values[key] = mix.lacking(take(self.data.missing[name], rows, self.device))
+        return values, self.targets(positions)
+
+    def targets(self, positions: Tensor) -> dict[str, Tensor]:
+        """The targets of the rows at these positions, by task."""
+        rows = self._rows(positions)
+        return {t: take(x.values, rows, self.device) for t, x in self.data.targets.items()}
+
+    def _rows(self, positions: Tensor) -> Tensor:
+        split = self.data.splits[self.split]
+        return split[positions.to(split.device)]
 
 
 def take(values: Tensor, rows: Tensor, device: torch.device | str) -> Tensor:

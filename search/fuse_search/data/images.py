@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,15 +18,23 @@ GREY_MODES = ("1", "L", "LA")
 COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
 
 
+def open_image(file: Path | BinaryIO) -> Image.Image:
+    """A picture with its pixels. Raises ValueError where it can't be read."""
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"can't be read as an image ({error})") from None
+    return image
+
+
 def open_images(files: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, Image.Image]]:
     """Yield (place, picture) for each (place, path); InputError names what can't be read."""
     for place, path in files:
         try:
-            with Image.open(path) as image:
-                image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(f"{place}: can't be read as an image ({error})") from None
-        yield place, image
+            yield place, open_image(path)
+        except ValueError as error:
+            raise InputError(f"{place}: {error}") from None
 
 
 def decode(images: Iterable[tuple[str, Image.Image]], count: int, side: int | None) -> Tensor:
@@ -37,7 +46,10 @@ def decode(images: Iterable[tuple[str, Image.Image]], count: int, side: int | No
     """
     out, first = torch.empty(0), ""
     for row, (place, image) in enumerate(images):
-        pixels = _pixels(place, image, side)
+        try:
+            pixels = torch.from_numpy(pixels_of(image, side))
+        except ValueError as error:
+            raise InputError(f"{place}: {error}") from None
         if row == 0:
             need_ram(count * pixels.nbytes, f"{count} images of {_size(pixels)} pixels")
             out, first = pixels.new_empty(count, *pixels.shape), place
@@ -52,16 +64,20 @@ def decode(images: Iterable[tuple[str, Image.Image]], count: int, side: int | No
     return out
 
 
-def _pixels(place: str, image: Image.Image, side: int | None) -> Tensor:
+def pixels_of(image: Image.Image, side: int | None, mode: str | None = None) -> np.ndarray:
+    """A picture's pixels, uint8 [C, H, W], in a `mode` of L or RGB; None: as it fits the picture.
+
+    Raises ValueError for pixels that aren't of 8 or 16 bits.
+    """
     if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip, not scale
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode not in GREY_MODES + COLOUR_MODES:
-        raise InputError(f"{place}: pixels of mode {image.mode}; 8- or 16-bit images are read")
-    image = image.convert("L" if image.mode in GREY_MODES else "RGB")
+        raise ValueError(f"pixels of mode {image.mode}; 8- or 16-bit images are read")
+    image = image.convert(mode or ("L" if image.mode in GREY_MODES else "RGB"))
     if side is not None:
         image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(image))
-    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+    pixels = np.array(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _size(pixels: Tensor) -> str:

@@ -25,7 +25,8 @@ class Mix:
     partners: int64 [B].
     share: the row's own part in inputs and losses; the rest is its partner's.
     box: top, bottom, left and right, in shares of an image's sides, of the rectangle that comes
-    from the partner; None: images are blended. Vectors always are.
+    from the partner; None: images are blended. Vectors and frames always are, of which there are as
+    many as the longer row has.
     """
 
     partners: Tensor
@@ -33,12 +34,15 @@ class Mix:
     box: tuple[float, float, float, float] | None = None
 
     def inputs(self, values: Tensor) -> Tensor:
-        """An input of the batch, [B, C, H, W] or [B, D], mixed."""
+        """An input of the batch, [B, C, H, W], [B, D] or [B, T, D + 1], mixed."""
         if self.share == 1:
             return values
         others = rows_of(values, self.partners.to(values.device))
         if self.box is None or values.ndim != 4:
-            return self.share * values + (1 - self.share) * others
+            mixed = self.share * values + (1 - self.share) * others
+            if values.ndim == 3:
+                mixed[..., -1] = torch.maximum(values[..., -1], others[..., -1])
+            return mixed
         height, width = values.shape[2:]
         sides = (height, height, width, width)
         top, bottom, left, right = (
@@ -47,6 +51,10 @@ class Mix:
         mixed = values.clone()
         mixed[:, :, top:bottom, left:right] = others[:, :, top:bottom, left:right]
         return mixed
+
+    def lacking(self, rows: Tensor) -> Tensor:
+        """Which rows lack an input, bool [B], once mixed: half of a row's is none."""
+        return rows if self.share == 1 else rows | rows[self.partners.to(rows.device)]
 
     def losses(
         self, of: Callable[[dict[str, Tensor]], dict[str, Tensor]], targets: dict[str, Tensor]

@@ -22,6 +22,11 @@ Kind = Literal["image", "vector", "frames", "tokens", "category"]
 KINDS: dict[int, Kind] = {3: "image", 2: "frames", 1: "vector"}
 
 
+def absent(name: str) -> str:
+    """Where among inputs it stands which rows lack this one: bool [B]."""
+    return f"{name}:missing"
+
+
 class Shape(tuple[int, ...]):
     """The shape of one row of an input, with its kind; a plain tuple's is told by its length.
 
@@ -39,6 +44,10 @@ class Shape(tuple[int, ...]):
         shape.kind = kind or KINDS[len(shape)]
         shape.vocabulary = vocabulary
         return shape
+
+    def __getnewargs__(self) -> tuple[tuple[int, ...], Kind, int]:
+        """What a copy is made of."""
+        return tuple(self), self.kind, self.vocabulary
 
     @classmethod
     def of(cls, values: Tensor, vocabulary: int = 0) -> Shape:
@@ -72,6 +81,11 @@ def by_number(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (number(name) is None, number(name), name)))
 
 
+def known(values: Tensor) -> Tensor:
+    """Which entries of a target's values are known: bool of their shape."""
+    return ~values.isnan() if values.is_floating_point() else values != PADDING
+
+
 @dataclass(frozen=True, eq=False)
 class Target:
     """What one task predicts for every row.
@@ -82,6 +96,12 @@ class Target:
 
     values: Tensor
     classes: tuple[str, ...] | None
+
+    @property
+    def known(self) -> Tensor:
+        """Of which rows it is known, of several labels at least one: bool [N]."""
+        found = known(self.values)
+        return found.any(1) if found.ndim > 1 else found
 
     @property
     def count(self) -> int:
@@ -101,7 +121,8 @@ class Target:
         if None in found:
             name = self.classes[found.index(None)]
             raise InputError(f"type: regression needs finite numbers, found {name!r}")
-        return Target(torch.tensor(found, device=self.values.device)[self.values], None)
+        by_class = torch.tensor([*found, math.nan], device=self.values.device)  # PADDING's is last
+        return Target(by_class[self.values], None)
 
     def as_labels(self) -> Target:
         """The same target for several labels: a class such as "cat;dog" becomes two of them.
@@ -115,8 +136,9 @@ class Target:
         if not labels:
             found = "numbers" if self.classes is None else "none"
             raise InputError(f"type: multilabel needs labels, found {found}")
-        table = torch.tensor([[label in those for label in labels] for those in sets])
-        return Target(table.long().to(self.values.device)[self.values], labels)
+        table = [[int(label in those) for label in labels] for those in sets]
+        table.append([PADDING] * len(labels))  # the last one, as PADDING is -1
+        return Target(torch.tensor(table, device=self.values.device)[self.values], labels)
 
     def ordered(self, order: tuple[str, ...] | None) -> Target:
         """The same target with its classes in this order; None: that of the numbers they spell.
@@ -142,8 +164,8 @@ class Target:
             raise InputError(f"order: the data has no class {unknown[0]!r}{hint}")
         if missing := [name for name in classes if name not in ranks]:
             raise InputError(f"order: lacks a class of the data, {missing[0]!r}")
-        of_class = torch.tensor([ranks[name] for name in classes], device=self.values.device)
-        return Target(of_class[self.values], order)
+        of_class = [*(ranks[name] for name in classes), PADDING]  # the last one's, as it is -1
+        return Target(torch.tensor(of_class, device=self.values.device)[self.values], order)
 
     def to(self, device: torch.device | str) -> Target:
         return replace(self, values=self.values.to(device))
@@ -161,6 +183,7 @@ class Data:
     vocabularies: how many tokens or categories an input knows, by its name.
     missing: bool [N], of the inputs that some rows lack; these rows hold zeros, or PADDING.
     recipe: how a row of a table becomes a row of the inputs, as plain data; None: unknown.
+    skipped: what is wrong with rows that are in no split, by row: their lines, each with a reason.
     """
 
     inputs: dict[str, Tensor]
@@ -170,6 +193,7 @@ class Data:
     vocabularies: dict[str, int] = field(default_factory=dict)
     missing: dict[str, Tensor] = field(default_factory=dict)
     recipe: Mapping[str, Any] | None = None
+    skipped: Mapping[int, str] = field(default_factory=dict)
     _statistics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -182,16 +206,21 @@ class Data:
         vocabularies: Mapping[str, int] | None = None,
         missing: Mapping[str, Tensor] | None = None,
         recipe: Mapping[str, Any] | None = None,
+        skipped: Mapping[int, str] | None = None,
+        digests: Mapping[str, str] | None = None,
     ) -> Data:
-        """A record of CPU tensors with its digest. Raises InputError naming an empty split."""
+        """A record of CPU tensors with its digest. Raises InputError naming an empty split.
+
+        digests: of the values of inputs whose digest is known, so that they needn't be read.
+        """
         for name in SPLITS:
             if len(splits.get(name, ())) == 0:
                 raise InputError(f"the {name} split is empty: train, val and test all need rows")
         ordered = {name: splits[name].long() for name in SPLITS}
         lacking = {name: rows for name, rows in (missing or {}).items() if rows.any()}
         known = dict(vocabularies or {})
-        digest = _digest(inputs, targets, ordered, known, lacking)
-        return cls(inputs, targets, ordered, digest, known, lacking, recipe)
+        digest = _digest(inputs, targets, ordered, known, lacking, digests or {})
+        return cls(inputs, targets, ordered, digest, known, lacking, recipe, dict(skipped or {}))
 
     def to(self, device: torch.device | str) -> Data:
         """The same rows, held on `device`."""
@@ -218,6 +247,12 @@ class Data:
         targets = [target.values for target in self.targets.values()]
         others = [*targets, *self.splits.values(), *self.missing.values()]
         return sum(t.nbytes for t in [*self.inputs.values(), *others])
+
+    @property
+    def lacking(self) -> dict[str, int]:
+        """How many rows of all splits lack an input, by its name, where some do."""
+        used = torch.cat(list(self.splits.values()))
+        return {name: int(rows[used].sum()) for name, rows in self.missing.items()}
 
     def statistics(self, name: str) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of an input's training rows, without those that lack it.
@@ -276,6 +311,7 @@ def _digest(
     splits: dict[str, Tensor],
     vocabularies: dict[str, int],
     missing: dict[str, Tensor],
+    digests: Mapping[str, str],
 ) -> str:
     named: list[tuple[str, str, tuple[str, ...] | int | None, Tensor]]
     named = [("input", name, vocabularies.get(name), values) for name, values in inputs.items()]
@@ -285,5 +321,8 @@ def _digest(
     sha = hashlib.sha256()
     for kind, name, classes, values in sorted(named, key=lambda entry: entry[:2]):
         sha.update(repr((kind, name, classes, values.dtype, tuple(values.shape))).encode())
-        sha.update(values.reshape(-1).numpy().data)
+        if kind == "input" and name in digests:
+            sha.update(digests[name].encode())
+        else:
+            sha.update(values.reshape(-1).numpy().data)
     return sha.hexdigest()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor
 from torch.nn.functional import one_hot
 
+from fuse_search.data.division import strata
 from fuse_search.data.images import decode, open_images
 from fuse_search.data.listing import list_csv, list_tree, within
 from fuse_search.data.overlay import PART_OF_SIDE, part_size
@@ -22,6 +22,9 @@ from fuse_search.data.vision import read_dataset
 from fuse_search.data.wanted import NOTHING, Wanted
 from fuse_search.errors import InputError, nearest
 from fuse_search.spec import Count, DataSpec, Share
+
+from .huggingface import huggingface
+from .manifest import manifest
 
 
 def multidigits(
@@ -116,22 +119,17 @@ def folder(
     splits = listing.splits
     if splits is None:
         generator = torch.Generator().manual_seed(seed)
-        splits = three_ways(_strata(listing.targets), val_share, test_share, generator)
+        labels = strata(listing.targets.values(), len(listing.files))
+        splits = three_ways(labels, val_share, test_share, generator)
     return Data.of({"image": images}, listing.targets, splits)
-
-
-def _strata(targets: dict[str, Target]) -> Tensor:
-    """Class indices [N] to split in proportion to; one class for all where no task has any."""
-    for target in targets.values():
-        if target.classes is not None:
-            return target.values
-    return torch.zeros(len(target.values), dtype=torch.int64)
 
 
 SOURCES: dict[str, Callable[..., Data]] = {
     "multidigits": multidigits,
     "torchvision": torchvision_dataset,
     "folder": folder,
+    "manifest": manifest,
+    "huggingface": huggingface,
 }
 
 

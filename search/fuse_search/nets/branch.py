@@ -15,11 +15,15 @@ from ..data.record import Shape
 from ..errors import InputError, TrialError, nearest
 from ..spec import Choice, Tap
 from ..written import written
+from .checkpoints import Report
+from .networks import library_versions
 from .shapes import Form, Pool, Vector
 from .stages import Chain
 
 Stream = tuple[str, int]
 """A branch, and how many of its lowest stages a value lies above; an input lies above none."""
+ABSENT = -1
+"""In the place of the stages: which rows lack the branch's input, bool [B]."""
 
 
 class Entry(nn.Module):
@@ -60,14 +64,21 @@ class Branch(nn.Module):
     [B, H, W, C]), tokens [B, T, D] or a vector [B, D]. `pooling` makes a tap [B, D].
     """
 
-    def __init__(self, chain: Chain, entry: Entry, *, input: str, network: Choice) -> None:
+    def __init__(
+        self, chain: Chain, entry: Entry, *, input: str, network: Choice, lacking: bool = False
+    ) -> None:
         super().__init__()
         self.input, self.example_shape = input, entry.shape
-        self.network = json.dumps(written(network))
+        self.lacking = lacking
+        """Whether some rows lack its input, so that something must stand for its taps."""
+        versions = library_versions([network.name])
+        self.network = json.dumps([written(network), versions])
         """What it was built as: nowhere else are settings to be seen that are no weights."""
         self.entry: nn.Module = entry
         self.stages = nn.ModuleList(chain.stages)
         self.pool = chain.pool
+        self.loaded = Report("none")
+        """What of its weights came from where."""
         self.forms, self.flops = list(chain.forms), list(chain.flops)
         self.ends = chain.ends
         self.taps: tuple[int, ...] = (len(self.stages),)
@@ -151,10 +162,19 @@ class Branch(nn.Module):
         """Drop the lowest `stages` and return the form of what enters now.
 
         At most so many that one is left below the lowest tap.
+        Raises TrialError where it is the embedding of what is no numbers.
         """
+        self.lacking = False  # its input is not read any more
         stages = min(stages, self.taps[0] - 1)
+        kind = self.example_shape.kind
+        if not stages and kind in ("tokens", "category"):
+            rule = "entry must be at least 1, and below the lowest tap"
+            raise TrialError(
+                f"cascade: {rule}, where the branch reads {kind} (input {self.input!r}): "
+                "numbers can't enter its embedding"
+            )
         if not stages:
-            return Form(self.example_shape)
+            return Form(self.example_shape, masked=kind == "frames")
         form = self.forms[stages - 1]
         self.entry, self.stages = nn.Identity(), self.stages[stages:]
         self.forms, self.flops = self.forms[stages:], self.flops[stages:]

@@ -12,17 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Data
-from ..data.record import Shape
+from ..data.record import Shape, absent
 from ..errors import InputError, TrialError
 from ..spec import BranchSpec, Choice, TrialSpec, of_branch
-from .branch import Branch, Entry, Stream
+from .branch import ABSENT, Branch, Entry, Stream
+from .checkpoints import Report
 from .networks import build_network, network_of
 from .stages import find_stages
 from .tasks import TASKS
 from .topology import TOPOLOGIES, Ensemble, Joins
 from .trace import flop_counter
 from .unfreeze import at_most, deepest, depths_at
-from .weights import load_weights, preprocessing, solo
+from .weights import load_weights, preprocessing, set_as_pretrained, solo
 
 State = Mapping[str, Tensor]
 
@@ -30,8 +31,8 @@ State = Mapping[str, Tensor]
 class Merged(nn.Module):
     """Branches, a topology and a head for each task.
 
-    `forward` takes inputs by name ([B, C, H, W] in [0, 1] or [B, D]) and gives outputs by task, as
-    nets/tasks.py has them.
+    `forward` takes inputs by name (see data.record.Shape), and of those that some rows lack which
+    do under `absent(name)`; it gives outputs by task, as nets/tasks.py has them.
     """
 
     def __init__(
@@ -56,15 +57,20 @@ class Merged(nn.Module):
         return dict(zip(self.topology.names, self.topology.branches, strict=True))
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        branches = self.branches
-        return self.above({(n, 0): inputs[branches[n].input] for n in self.topology.fed})
+        values = {}
+        for name in self.topology.fed:
+            of = self.branches[name].input
+            values[name, 0] = inputs[of]
+            if absent(of) in inputs:
+                values[name, ABSENT] = inputs[absent(of)]
+        return self.above(values)
 
     def above(self, values: Mapping[Stream, Tensor]) -> dict[Any, Tensor]:
         """Outputs by task of what the branches read.
 
         In training also by (task, branch), of each branch alone, where it has auxiliary heads.
         `values`: of each branch its input, or the value above so many of its lowest stages and
-        those of the taps below.
+        those of the taps below; and where rows lack the input, which, under ABSENT.
         """
         joined = self.topology(values)
         features, found = self.dropout(joined.features), dict[Any, Tensor]()
@@ -150,19 +156,28 @@ def seeded(*what: object) -> Iterator[None]:
         yield
 
 
-def build(spec: TrialSpec, data: Data, states: Mapping[str, State] | None = None) -> Merged:
+def build(
+    spec: TrialSpec,
+    data: Data,
+    states: Mapping[str, State] | None = None,
+    *,
+    pretrained: bool = True,
+) -> Merged:
     """Build the merged network of a spec whose topology joins activations, on the CPU.
 
     A branch starts from its weights, or from its entry in `states` (a state of the branch, as a
     solo leaves it). Equal seeds give equal initial weights to equal branches in every trial.
+    Unless `pretrained`, weights are not read: those of the whole network are to come.
 
     Raises:
         InputError: a network, its weights or the tasks don't fit the data.
         TrialError: the parts don't fit each other.
     """
     states = states or {}
-    names = spec.merge.use
-    return join(spec, data, {n: build_branch(n, spec, data, states.get(n)) for n in names})
+    branches = {
+        n: build_branch(n, spec, data, states.get(n), pretrained=pretrained) for n in spec.merge.use
+    }
+    return join(spec, data, branches)
 
 
 def join(spec: TrialSpec, data: Data, branches: dict[str, Branch]) -> Merged:
@@ -185,21 +200,33 @@ def build_ensemble(spec: TrialSpec, data: Data, members: Mapping[str, nn.Module]
         for task, head in _heads(1, spec, data).items():
             kind = TASKS[spec.tasks[task].type]
             tasks[task] = (kind, tuple(kind.probabilities(head(torch.zeros(1, 1))).shape[1:]))
-    return Ensemble(members, tasks, **spec.merge.topology.options)
+    reads = {name: spec.branches[name].input for name in members}
+    return Ensemble(members, tasks, reads, **spec.merge.topology.options)
 
 
-def build_branch(name: str, spec: TrialSpec, data: Data, state: State | None = None) -> Branch:
-    """Build one branch up to its tap, with its weights or the given state."""
+def build_branch(
+    name: str, spec: TrialSpec, data: Data, state: State | None = None, *, pretrained: bool = True
+) -> Branch:
+    """Build one branch up to its tap, with its weights or the given state; see `build`."""
     branch = spec.branches[name]
     if branch.input not in data.inputs:
         there = ", ".join(data.inputs)
         raise InputError(f"branches.{name}.input: the data has no input {branch.input!r}: {there}")
+    if branch.size and (kind := data.shape(branch.input).kind) != "image":
+        found = f"{branch.input!r} is of kind {kind}"
+        raise InputError(f"branches.{name}.size: only images can be resized, and {found}")
     with seeded(spec.seed, name, branch.network):
         entry = _entry(branch, data)
         network, classifier = build_network(branch.network, entry.shape)
-        load_weights(network, _start(branch), network_name=branch.network.name)
+        start, loaded = _start(branch), Report("none")
+        if pretrained:
+            loaded = load_weights(network, start, network_name=branch.network.name)
+        else:
+            set_as_pretrained(network, start)
         chain = find_stages(network, entry.shape.example(2), classifier=classifier)
-        whole = Branch(chain, entry, input=branch.input, network=branch.network)
+        about = {"input": branch.input, "network": branch.network}
+        whole = Branch(chain, entry, **about, lacking=branch.input in data.missing)
+        whole.loaded = loaded
         built = tapped(whole, name, spec)
     if state is not None:
         built.load(state)
@@ -228,7 +255,12 @@ def _entry(branch: BranchSpec, data: Data) -> Entry:
     mean, std = map(torch.as_tensor, wanted or data.statistics(branch.input))
     if shape.kind == "image":
         side = (branch.size, branch.size) if branch.size else shape[1:]
-        shape = Shape((shape[0] if own else 3, *side))
+        channels = len(mean) if wanted else shape[0] if own else 3
+        return Entry(Shape((channels, *side)), mean, std)
+    numbers = shape[-1] - (shape.kind == "frames")
+    if len(mean) != numbers:
+        found = f"{branch.input!r} has {numbers}"
+        raise InputError(f"network {branch.network.name} reads {len(mean)} numbers, and {found}")
     return Entry(shape, mean, std)
 
 
@@ -239,8 +271,9 @@ def _start(branch: BranchSpec) -> Choice:
 
 def _heads(features: int, spec: TrialSpec, data: Data) -> dict[str, nn.Module]:
     """A new head for each task."""
-    train = data.splits["train"]
-    return {
-        task: TASKS[about.type].head(features, data.targets[task], train)
-        for task, about in spec.tasks.items()
-    }
+    train, found = data.splits["train"], {}
+    for task, about in spec.tasks.items():
+        target = data.targets[task]
+        known = train[target.known[train]]
+        found[task] = TASKS[about.type].head(features, target, known)
+    return found

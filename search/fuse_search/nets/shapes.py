@@ -11,6 +11,37 @@ from torch.nn import functional as F
 GRID = 8  # the side of the map that a vector is unfolded to
 
 
+def apart(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Masked tokens [B, T, C + 1] as what they are, [B, T, C], and where they are, [B, T, 1]."""
+    return x[..., :-1], x[..., -1:]
+
+
+def together(values: Tensor, there: Tensor) -> Tensor:
+    """Masked tokens [B, T, C + 1] of values [B, T, C] and of where they are, 1 or 0, [B, T, 1]."""
+    return torch.cat([values * there, there], -1)
+
+
+def masks(module: nn.Module) -> bool:
+    """Whether what a module gives is masked: `masked = True` says so; a Sequential's last one."""
+    while isinstance(module, nn.Sequential):
+        module = module[-1]
+    return getattr(module, "masked", False)
+
+
+class Masked(nn.Module):
+    """What a module makes of each token alone: from masked to masked."""
+
+    masked = True
+
+    def __init__(self, of: nn.Module) -> None:
+        super().__init__()
+        self.of = of
+
+    def forward(self, x: Tensor) -> Tensor:
+        values, there = apart(x)
+        return together(self.of(values), there)
+
+
 @dataclass(frozen=True)
 class Form:
     """How a value without its batch dimension is laid out: a map, tokens [T, D] or a vector."""
@@ -23,6 +54,8 @@ class Form:
 
     @property
     def channels(self) -> int:
+        if self.masked:
+            return self.shape[-1] - 1
         return self.shape[0] if len(self.shape) == 3 and not self.last else self.shape[-1]
 
     @property
@@ -31,30 +64,42 @@ class Form:
         return self.shape[:-1] if self.last else self.shape[1:]
 
     def flat(self, x: Tensor) -> Tensor:
-        """[B, C, H, W], [B, H, W, C] or [B, T, D] as [B, channels, positions]; vectors as is."""
+        """[B, C, H, W], [B, H, W, C] or [B, T, D] as [B, channels, positions]; vectors as is.
+
+        Without the mask.
+        """
         if x.ndim == 3:
-            return x.transpose(1, 2)
+            return x[..., : self.channels].transpose(1, 2)
         if x.ndim == 4:
             return (x.permute(0, 3, 1, 2) if self.last else x).flatten(2)
         return x
 
     def on_grid(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
-        """A map as [B, H, W, C], tokens as [B, T, 1, D], a vector at every position of `size`."""
+        """A map as [B, H, W, C], tokens as [B, T, 1, D], a vector at every position of `size`.
+
+        A mask stays beside its tokens.
+        """
         if x.ndim == 2:
             return x[:, None, None].expand(-1, *size, -1)
         if x.ndim == 3:
             return x[:, :, None]
         return x if self.last else x.permute(0, 2, 3, 1)
 
-    def off_grid(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] laid out like this; a vector as it is."""
+    def off_grid(self, x: Tensor, host: Tensor) -> Tensor:
+        """[B, H, W, C] laid out like this; a vector as it is.
+
+        Masked as `host`, of this form, is on that grid; a row of which nothing is there has all.
+        """
+        if self.masked:
+            there = host[..., -1:]
+            x = together(x, torch.where(there.any(1, keepdim=True), there, 1.0))
         if len(self.shape) == 2:
             return x.squeeze(2)
         return x.permute(0, 3, 1, 2) if len(self.shape) == 3 and not self.last else x
 
 
 class Pool(nn.Module):
-    """The mean over positions of a value of this form: to [B, C]."""
+    """The mean over positions of a value of this form: to [B, C]. Of no token it is 0."""
 
     def __init__(self, form: Form) -> None:
         super().__init__()
@@ -63,6 +108,9 @@ class Pool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 4:
             return x.mean((1, 2) if self.form.last else (2, 3))
+        if self.form.masked:
+            values, there = apart(x)
+            return values.sum(1) / there.sum(1).clamp(min=1)
         return x.mean(1) if x.ndim == 3 else x
 
 
@@ -99,7 +147,8 @@ class Match(nn.Module):
     """Makes one branch's tap fit where another branch takes it in.
 
     Into a vector goes a vector. Otherwise the channels are matched by a 1×1 convolution and the
-    positions by linear interpolation; a vector is first unfolded to a map of 8×8 positions.
+    positions by linear interpolation; a vector is first unfolded to a map of 8×8 positions. Of
+    masked tokens those that are there are stretched; into masked ones go as many as there can be.
     """
 
     def __init__(self, source: Form, target: Form) -> None:
@@ -117,15 +166,30 @@ class Match(nn.Module):
         self.side = source.size if len(source.shape) == 3 else (GRID, GRID)
 
     def forward(self, x: Tensor) -> Tensor:
+        there = x[..., -1].sum(-1) if self.source.masked else None
         x = self.project(self.source.flat(x))  # [B, channels, positions], or a vector
         if self.of_vector:
             return x
         if len(self.target.shape) == 2:
-            return F.interpolate(x, self.target.shape[0], mode="linear").transpose(1, 2)
+            x = _stretched(x, there, self.target.shape[0]).transpose(1, 2)
+            return F.pad(x, (0, 1), value=1.0) if self.target.masked else x
         if len(self.source.shape) == 2:
-            x = F.interpolate(x, GRID * GRID, mode="linear")
+            x = _stretched(x, there, GRID * GRID)
         x = F.interpolate(x.unflatten(2, self.side), self.target.size, mode="bilinear")
         return x.permute(0, 2, 3, 1) if self.target.last else x
+
+
+def _stretched(x: Tensor, lengths: Tensor | None, size: int) -> Tensor:
+    """[B, C, T] at `size` positions by linear interpolation; `lengths` [B]: of so many of them."""
+    if lengths is None:
+        return F.interpolate(x, size, mode="linear")
+    lengths = lengths.clamp(min=1)[:, None, None]
+    places = (torch.arange(size, device=x.device) + 0.5) * lengths / size - 0.5
+    places = places.clamp(min=0)  # as interpolate has it
+    low = places.floor()
+    high, share = torch.minimum(low + 1, lengths - 1), places - low
+    first, second = (x.gather(2, at.long().expand(-1, x.shape[1], -1)) for at in (low, high))
+    return (1 - share) * first + share * second
 
 
 def width_of(pooling: nn.Module, form: Form) -> int:

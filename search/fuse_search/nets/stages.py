@@ -10,9 +10,9 @@ from functools import cache
 from itertools import pairwise
 from math import inf, prod
 
-import torch
 from torch import Tensor, fx, nn
 
+from .own import Own, own_stages
 from .shapes import Form
 from .trace import Step, trace
 
@@ -59,33 +59,51 @@ def find_stages(
     """Cut a network into at most `count` stages, each of which has parameters.
 
     `example_input` [B, ...] is run through it once. A plain nn.Sequential without a classifier
-    already is its stages, however many; children without weights join the one before.
+    already is its stages, and so is what the method `stages` of any other network gives, however
+    many; those without weights join the one before. What shares weights is one stage.
     With `classifier` the last layer that has parameters is left out, and so is the dropout around
-    it; what pools that layer's map (SqueezeNet) pools the features instead.
-    Raises InputError when torch.fx can't trace the network, or it can't read the example.
+    it; what pools that layer's map (SqueezeNet) pools the features instead. Own stages are without.
+    Raises InputError when torch.fx can't trace the network, it can't read the example, or one of
+    its own stages gives something else than one tensor.
     """
-    given = type(network) is nn.Sequential and not classifier
-    steps = trace(network, example_input, classifier=classifier, whole_children=given)
+    given = own_stages(network, classifier=classifier)
+    steps = trace(network, example_input, classifier=classifier, stages=given)
     end = _start_of_pool(steps)
-    blocks = _split(steps, 0, end) if given else _balance(steps, _blocks(steps, end, count), count)
+    if given:
+        found = _merge(steps, [0, *(p for p in range(1, end) if steps[p - 1].value), end])
+    else:
+        found = _balance(steps, _blocks(steps, end, count), count)
+    blocks = _united(steps, found)
     return Chain(
         stages=[_module(network, steps, a, b) for a, b in blocks],
         pool=_module(network, steps, end, len(steps)) if end < len(steps) else nn.Identity(),
-        forms=[Form(tuple(steps[b - 1].shape[1:]), steps[b - 1].last) for _, b in blocks],
+        forms=[_form(steps[end - 1]) for _, end in blocks],
         flops=[_flops(steps, a, b) // example_input.shape[0] for a, b in blocks],
-        ends=_ends(network, steps, blocks),
+        ends=_ends(network, steps, blocks, given or []),
     )
 
 
-def _ends(network: nn.Module, steps: list[Step], blocks: list[Block]) -> dict[str, int]:
+def _form(step: Step) -> Form:
+    return Form(tuple(step.shape[1:]), step.last, step.masked)
+
+
+def _ends(
+    network: nn.Module, steps: list[Step], blocks: list[Block], given: list[Own]
+) -> dict[str, int]:
     """In which stage, counted from one, each module that is run ends; pooling is in the last."""
-    found: dict[str, int] = {}
-    for i, step in enumerate(steps):
-        stage = next((n for n, (_, end) in enumerate(blocks, start=1) if i < end), len(blocks))
+    names, found = {module: name for name, module in network.named_modules()}, dict[str, int]()
+    ends = [
+        next((n for n, (_, b) in enumerate(blocks, start=1) if i < b), len(blocks))
+        for i in range(len(steps))
+    ]
+    for step, stage in zip(steps, ends, strict=True):
         found |= {".".join(step.path[:depth]): stage for depth in range(1, 1 + len(step.path))}
-    for name, _ in network.named_modules():  # those inside one that was not looked into
+    for own, stage in zip(given, ends, strict=False):
+        found |= {names[m]: stage for m in own.module.modules() if m in names} | {own.name: stage}
+    for name in names.values():  # those inside one that was not looked into
         found.setdefault(name, found.get(name.rpartition(".")[0], 0))
-    return {name: found[name] for name, _ in network.named_modules() if found[name]}
+    known = (*names.values(), *(own.name for own in given))
+    return {name: found[name] for name in known if found[name]}
 
 
 def _flops(steps: list[Step], start: int, end: int) -> int:
@@ -97,9 +115,10 @@ def _has_weight(steps: list[Step], start: int, end: int) -> bool:
     return any(step.rank > 1 for step in steps[start:end])
 
 
-def _collapses(before: torch.Size, after: torch.Size) -> bool:
+def _collapses(before: Step, after: Step) -> bool:
     """Whether a map or tokens become a vector: one long dimension besides the batch's."""
-    return prod(before[1:]) > max(before[1:]) and prod(after[1:]) == max(after[1:])
+    many = before.masked or prod(before.shape[1:]) > max(before.shape[1:])
+    return many and not after.masked and prod(after.shape[1:]) == max(after.shape[1:])
 
 
 def _start_of_pool(steps: list[Step]) -> int:
@@ -107,7 +126,7 @@ def _start_of_pool(steps: list[Step]) -> int:
     start = max((i for i, step in enumerate(steps) if step.rank or step.switches), default=0) + 1
     cuts = [p for p in range(start, len(steps) + 1) if steps[p - 1].value]
     for a, b in pairwise(cuts):
-        if _collapses(steps[a - 1].shape, steps[b - 1].shape):
+        if _collapses(steps[a - 1], steps[b - 1]):
             return a
     return len(steps)
 
@@ -146,7 +165,7 @@ def _merge(steps: list[Step], edges: list[int]) -> list[Block]:
     """
     starts = [edges[0]]
     for a, b in pairwise(edges[1:]):
-        opens = _has_weight(steps, a, b) or _collapses(steps[a - 1].shape, steps[b - 1].shape)
+        opens = _has_weight(steps, a, b) or _collapses(steps[a - 1], steps[b - 1])
         if opens and _has_weight(steps, starts[-1], a):
             starts.append(a)
     if len(starts) > 1 and not _has_weight(steps, starts[-1], edges[-1]):
@@ -172,6 +191,22 @@ def _balance(steps: list[Step], blocks: list[Block], count: int) -> list[Block]:
     return list(pairwise(best(len(blocks), min(count, len(blocks)))[1]))
 
 
+def _united(steps: list[Step], blocks: list[Block]) -> list[Block]:
+    """The blocks, of which those that share weights are one with all that lies between them."""
+    found: list[Block] = []
+    for start, end in blocks:
+        while found and _shared(steps, found, start, end):
+            start, _ = found.pop()
+        found.append((start, end))
+    return found
+
+
+def _shared(steps: list[Step], below: list[Block], start: int, end: int) -> bool:
+    """Whether steps read a weight that one of the blocks below reads, too."""
+    read = {weight for step in steps[below[0][0] : start] for weight in step.weights}
+    return any(not read.isdisjoint(step.weights) for step in steps[start:end])
+
+
 def _module(network: nn.Module, steps: list[Step], start: int, end: int) -> fx.GraphModule:
     """The steps as a module of one tensor, made of the network's own submodules."""
     graph = fx.Graph()
@@ -183,4 +218,6 @@ def _module(network: nn.Module, steps: list[Step], start: int, end: int) -> fx.G
                 copies[constant] = graph.node_copy(constant)
         copies[step.node] = graph.node_copy(step.node, copies.__getitem__)
     graph.output(copies[steps[end - 1].value])
-    return fx.GraphModule(network, graph)
+    module = fx.GraphModule(steps[0].node.graph.owning_module, graph)
+    module.training = network.training
+    return module

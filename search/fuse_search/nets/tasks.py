@@ -9,7 +9,9 @@ An output is what a head gives and a loss takes: logits or numbers, [B, ...]. Tw
   outcomes: these are the numbers [B] themselves. `from_probabilities` leads back to an output.
 - `predicted`: what the metrics compare with the target.
 
-All of them work in float32 and on any leading dimensions, such as several networks' [M, B, ...].
+All of them work in float32 and on any leading dimensions, such as several networks' [M, B, ...]. A
+loss is given targets that are known: whoever takes it puts something in the place of the others,
+and leaves them out of what comes back. Outputs in float64 have one in float64.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data import Target
-from ..errors import InputError
+from ..errors import InputError, nearest
 from ..spec import TaskSpec
 
 TINY = 1e-12  # probabilities have logarithms from here on
@@ -37,13 +39,19 @@ class TaskType(Protocol):
         """The target as this type wants it. Raises InputError "KEY: RULE" where it can't be."""
 
     def head(self, features: int, target: Target, train: Tensor) -> nn.Module:
-        """A new head from [B, features] to outputs. It may begin with what rows `train` tell."""
+        """A new head from [B, features] to outputs. It may begin with what rows `train` tell.
+
+        Of these the target is known.
+        """
 
     def scale(self, values: Tensor) -> float:
-        """The unit of the loss, from a target's values on the training rows."""
+        """The unit of the loss, from a target's known values on the training rows."""
 
     def loss(self, output: Tensor, target: Tensor, scale: float, smoothing: float) -> Tensor:
-        """The mean over the rows, a scalar; `smoothing` is the share spread over all outcomes."""
+        """Of every entry of the target, [B] or of several labels [B, labels].
+
+        `smoothing` is the share spread over all outcomes.
+        """
 
     def probabilities(self, output: Tensor) -> Tensor:
         """Probabilities of outcomes [..., outcomes], or the numbers."""
@@ -70,7 +78,8 @@ class Classification:
         return 1.0
 
     def loss(self, output: Tensor, target: Tensor, scale: float, smoothing: float) -> Tensor:
-        return F.cross_entropy(output.float(), target, label_smoothing=smoothing)
+        logits = _precise(output)
+        return F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
 
     def probabilities(self, output: Tensor) -> Tensor:
         return output.float().softmax(-1)
@@ -86,7 +95,7 @@ class Classification:
 class Multilabel:
     """Any of several labels: logits [B, labels], targets 0 or 1, int64 [B, labels].
 
-    The loss is the binary cross entropy, averaged over labels.
+    The loss of each label is the binary cross entropy.
     """
 
     discrete = True
@@ -102,7 +111,8 @@ class Multilabel:
 
     def loss(self, output: Tensor, target: Tensor, scale: float, smoothing: float) -> Tensor:
         share = target * (1 - smoothing) + smoothing / 2  # label or none
-        return F.binary_cross_entropy_with_logits(output.float(), share.float())
+        logits = _precise(output)
+        return F.binary_cross_entropy_with_logits(logits, share.to(logits), reduction="none")
 
     def probabilities(self, output: Tensor) -> Tensor:
         logits = output.float()
@@ -134,7 +144,7 @@ class Regression:
         return float(values.float().var(correction=_of_several(values)).clamp_min(TINY))
 
     def loss(self, output: Tensor, target: Tensor, scale: float, smoothing: float) -> Tensor:
-        return F.mse_loss(output.float(), target) / scale
+        return (_precise(output) - target).square() / scale
 
     def probabilities(self, output: Tensor) -> Tensor:
         return output.float()
@@ -170,11 +180,11 @@ class Ordinal:
         return 1.0
 
     def loss(self, output: Tensor, target: Tensor, scale: float, smoothing: float) -> Tensor:
-        logits, steps = output.float(), torch.arange(output.shape[-1], device=output.device)
+        logits, steps = _precise(output), torch.arange(output.shape[-1], device=output.device)
         even = 1 - (steps + 1) / (len(steps) + 1)  # lies above each, if all classes are as likely
         above = (target[:, None] > steps) * (1 - smoothing) + smoothing * even
-        each = F.binary_cross_entropy_with_logits(logits, above, reduction="none")
-        return each.sum(1).mean()
+        each = F.binary_cross_entropy_with_logits(logits, above.to(logits), reduction="none")
+        return each.sum(1)
 
     def probabilities(self, output: Tensor) -> Tensor:
         above = F.pad(output.float().sigmoid(), (1, 0), value=1.0)
@@ -233,6 +243,11 @@ class Thresholds(nn.Module):
         return self.linear(features).float() + self.bias.sort(descending=True).values
 
 
+def _precise(output: Tensor) -> Tensor:
+    """In float32, or in float64 as it is."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))
+
+
 def _of_several(values: Tensor) -> int:
     """Bessel's correction; one row alone has a variance of zero."""
     return min(1, len(values) - 1)
@@ -250,4 +265,9 @@ def _counted(target: Target, about: TaskSpec) -> Target:
     if about.classes not in (None, target.count):
         rule = f"classes: must be {target.count}, as the data has"
         raise InputError(f"{rule}, found {about.classes}")
+    classes = target.classes or ()
+    for name in about.class_weights if isinstance(about.class_weights, dict) else ():
+        if name not in classes:
+            rule = f"class_weights: the data has no class {name!r}"
+            raise InputError(f"{rule}{nearest(name, classes)}")
     return target

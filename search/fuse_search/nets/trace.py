@@ -6,22 +6,30 @@ concatenations lie before and behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from inspect import isfunction
+from inspect import isfunction, signature
 from math import log
 from operator import attrgetter
+from pathlib import Path
+from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import NodePathTracer
 
-from ..errors import InputError
+from ..errors import InputError, place_of
+from .own import ADVICE, Own, as_graph, check_value
+from .shapes import masks
 
-ADVICE = "write the network as an nn.Sequential of its stages, each from one tensor to one tensor"
+LIBRARIES = tuple(str(Path(m.__file__ or "").parent) for m in (torch, torchvision))
+TRACER = (*LIBRARIES, str(Path(__file__).parent), "<")
+"""How the files begin whose code traces and runs a network."""
 
 
 @dataclass
@@ -41,42 +49,52 @@ class Step:
     """The shape of that value, batch dimension included."""
     switches: bool
     """Whether the operation is another one in training, as dropout is."""
+    weights: frozenset[int]
+    """The id of each parameter that it reads."""
     last: bool = False
     """Whether that value is a map [B, H, W, C]."""
+    masked: bool = False
+    """Whether that value is masked tokens, as the module that gives it says."""
 
 
 def trace(
-    network: nn.Module, example: Tensor, *, classifier: bool, whole_children: bool
+    network: nn.Module, example: Tensor, *, classifier: bool, stages: Sequence[Own] | None
 ) -> list[Step]:
     """The operations of a network up to its features, for an example [B, ...].
 
-    With `classifier` the last layer that has parameters is left out, and so is the dropout around
-    it. With `whole_children` nothing inside the network's children is looked at.
-    Raises InputError when torch.fx can't trace the network, it can't read the example or its
-    output isn't one tensor.
+    Its own `stages` are operations, inside of which nothing is looked at. Without them torch.fx
+    traces the network; with `classifier` the last layer that has parameters is left out then, and
+    so is the dropout around it.
+    Raises InputError when torch.fx can't trace the network, it can't read the example, or a stage's
+    or the network's output isn't one tensor.
     """
-    mode = network.training
+    mode, name = network.training, type(network).__name__
     try:
-        traced = _graph(network.eval(), whole_children)
+        if stages is not None:
+            return _measure(as_graph(stages).eval(), example, name, checked=True)
+        traced = _graph(network.eval())
         if classifier:
             _drop_classifier(traced)
-        return _measure(traced, example, type(network).__name__)
+        return _measure(traced, example, name)
     finally:
-        network.train(mode)
+        for module in (network, *(own.module for own in stages or ())):
+            module.train(mode)
 
 
-def _graph(network: nn.Module, whole_children: bool) -> fx.GraphModule:
+def _graph(network: nn.Module) -> fx.GraphModule:
     """Trace the network in eval mode; every node's meta holds its module path."""
     # a module that asks for the mode stays whole, or eval mode would become part of the graph
     leaves = {type(m) for m in network.modules() if _reads_mode(m)}
-    if whole_children:
-        leaves |= {type(child) for child in network.children()}
+    leaves |= {*getattr(network, "leaf_modules", ())}  # as its library says
     tracer = NodePathTracer(leaf_modules=leaves)
     name = type(network).__name__
     try:
-        graph = tracer.trace(network)
+        graph = tracer.trace(network, concrete_args=_defaults(network))
     except Exception as error:  # whatever a forward does with a proxy that it takes for a tensor
-        raise InputError(f"torch.fx can't trace {name} ({error}): {ADVICE}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        text = f"torch.fx can't trace {name} ({reason}): {ADVICE}"
+        raise InputError(f"{_raised_at(error)}{text}") from error
+    _keep_one_input(graph)
     for node in graph.nodes:
         path = node.target if node.op == "call_module" else tracer.node_to_qualname.get(node, "")
         node.meta["path"] = tuple(path.split("."))
@@ -84,6 +102,33 @@ def _graph(network: nn.Module, whole_children: bool) -> fx.GraphModule:
         if "training" in node.kwargs or (node.op == "call_function" and "dropout" in function):
             raise InputError(f"{name} calls {function} itself: make it a module, or {ADVICE}")
     return fx.GraphModule(network, graph)
+
+
+def _defaults(network: nn.Module) -> dict[str, Any] | None:
+    """What the arguments of `forward` besides the first one are, where it is told."""
+    _, *others = signature(network.forward).parameters.values()
+    return {p.name: p.default for p in others if p.default is not p.empty} or None
+
+
+def _keep_one_input(graph: fx.Graph) -> None:
+    """Take the other arguments out of a graph, and the checks that they are as they were."""
+    _, *others = (node for node in graph.nodes if node.op == "placeholder")
+    for node in others:
+        _erase(node)
+
+
+def _erase(node: fx.Node) -> None:
+    """Take an operation out of its graph, and all that is made of it."""
+    for user in list(node.users):
+        _erase(user)
+    node.graph.erase_node(node)
+
+
+def _raised_at(error: BaseException) -> str:
+    """`file:line: ` of the innermost line of the network's own code that raised it."""
+    passed = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
+    own = (f"{file}:{line}: " for file, line in reversed(passed) if not file.startswith(TRACER))
+    return place_of(error) or next(own, "")
 
 
 def _reads_mode(module: nn.Module) -> bool:
@@ -112,11 +157,16 @@ def _drop_classifier(traced: fx.GraphModule) -> None:
 
 
 def _rank(traced: fx.GraphModule, node: fx.Node) -> int:
+    weights = _weights(traced, node)
+    return max((p.ndim for p in weights), default=0) if node.op == "call_module" else bool(weights)
+
+
+def _weights(traced: fx.GraphModule, node: fx.Node) -> list[nn.Parameter]:
+    """The parameters that an operation reads itself."""
     if node.op == "call_module":
-        parameters = traced.get_submodule(str(node.target)).parameters()
-        return max((p.ndim for p in parameters), default=0)
-    direct = [n for n in node.all_input_nodes if n.op == "get_attr"]
-    return int(any(isinstance(attrgetter(str(n.target))(traced), nn.Parameter) for n in direct))
+        return list(traced.get_submodule(str(node.target)).parameters())
+    direct = [attrgetter(str(n.target))(traced) for n in node.all_input_nodes if n.op == "get_attr"]
+    return [value for value in direct if isinstance(value, nn.Parameter)]
 
 
 def _switches(traced: fx.GraphModule, node: fx.Node) -> bool:
@@ -125,8 +175,16 @@ def _switches(traced: fx.GraphModule, node: fx.Node) -> bool:
     return any(_reads_mode(m) for m in traced.get_submodule(str(node.target)).modules())
 
 
-def _measure(traced: fx.GraphModule, example: Tensor, name: str) -> list[Step]:
-    """Run the graph once, operation by operation."""
+def _masked(traced: fx.GraphModule, node: fx.Node | None) -> bool:
+    if node is None or node.op != "call_module":
+        return False
+    return masks(traced.get_submodule(str(node.target)))
+
+
+def _measure(
+    traced: fx.GraphModule, example: Tensor, name: str, checked: bool = False
+) -> list[Step]:
+    """Run the graph once, operation by operation; what each gives is `checked`."""
     run = fx.Interpreter(traced, garbage_collect_values=False)
     run.args_iter = iter([example])
     steps = []
@@ -137,8 +195,10 @@ def _measure(traced: fx.GraphModule, example: Tensor, name: str) -> list[Step]:
             try:
                 run.env[node] = run.run_node(node)
             except Exception as error:  # of the network's own code, such as an image too small
-                shape = tuple(example.shape)
-                raise InputError(f"{name} can't read inputs of shape {shape}: {error}") from error
+                text = f"{name} can't read inputs of shape {tuple(example.shape)}: {error}"
+                raise InputError(f"{place_of(error)}{text}") from error
+            if checked and node.op == "call_module":
+                check_value(run.env[node], len(example), f"stage {node.target} of {name}")
             if node.op in ("placeholder", "get_attr"):
                 continue
             only = next(iter(live)) if len(live) == 1 else None
@@ -152,6 +212,8 @@ def _measure(traced: fx.GraphModule, example: Tensor, name: str) -> list[Step]:
                     value=only if tensor is not None else None,
                     shape=tensor.shape if tensor is not None else torch.Size(),
                     switches=_switches(traced, node),
+                    weights=frozenset(map(id, _weights(traced, node))),
+                    masked=_masked(traced, only),
                 )
             )
             versions.append(tensor._version if tensor is not None else 0)
@@ -168,6 +230,8 @@ def _measure(traced: fx.GraphModule, example: Tensor, name: str) -> list[Step]:
 def _lay_out(steps: list[Step], traced: fx.GraphModule, example: Tensor) -> None:
     """Tell which values are maps [B, H, W, C]."""
     maps = [step for step in steps if example.ndim == len(step.shape) == 4]
+    if not maps:
+        return
     doubtful = any(not s.shape[1] != s.shape[2] == s.shape[3] for s in maps)
     square = example.shape[-1] == example.shape[-2]
     larger = {} if square and not doubtful else _enlarged(traced, example)
@@ -215,14 +279,30 @@ def _live_values(graph: fx.Graph) -> Iterator[tuple[fx.Node, set[fx.Node]]]:
             yield node, live
 
 
+def _recurrence(x: torch.Size, weights: list[torch.Size], *_: object, **__: object) -> int:
+    """Operations of recurrent layers over x [..., D]: each matrix is applied to each frame."""
+    return 2 * x[:-1].numel() * sum(weight.numel() for weight in weights if len(weight) == 2)
+
+
+def _layer(x: torch.Size, inner: torch.Size, outer: torch.Size, *_: object, **__: object) -> int:
+    return _recurrence(x, [inner, outer])
+
+
+FUSED = {torch.ops.aten._cudnn_rnn: _recurrence, torch.ops.aten.mkldnn_rnn_layer: _layer}
+"""Kernels of whole recurrent layers, which the counter doesn't know."""
+
+
 @contextmanager
 def flop_counter() -> Iterator[FlopCounterMode]:
-    """Counts the operations of what is run inside, attention's products among them."""
+    """Counts the operations of what is run inside, those of fused kernels among them."""
     # fused attention hides its products from the counter, on some versions of torch
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False, custom_mapping=FUSED) as counter,
+        ):
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -84,6 +84,7 @@ def _keys(rows: list[Row], attribute: str) -> list[str]:
 def _sections(study: Study, found: Answer, folder: Path, drawn: list[str]) -> Iterator[str]:
     yield f"# {study.name}"
     yield _counts(study.rows())
+    yield from _rows(study)
     if found.lines:
         yield "## Answer"
         yield _table(HEADINGS, cells(found))
@@ -111,6 +112,13 @@ def _counts(rows: list[Row]) -> str:
     copies = sum("duplicate_of" in row.attributes for row in rows)
     taken = f" {copies} took the result of an equal trial before (duplicates)." if copies else ""
     return f"Trials: {counts or 'none'}.{taken}"
+
+
+def _rows(study: Study) -> Iterator[str]:
+    """What was noted of the data's rows."""
+    if noted := study.attributes.get("rows"):
+        yield "## Rows"
+        yield "\n".join(f"- {' '.join(line.split())}" for line in noted)
 
 
 def _kinds(study: Study) -> Iterator[str]:

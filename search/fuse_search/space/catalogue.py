@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import re
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ from .. import spec
 REGISTRIES = {
     "sources": ("data/sources.py", "SOURCES"),
     "readers": ("data/readers/__init__.py", "READERS"),
+    "targets": ("data/targets.py", "TARGETS"),
     "networks": ("nets/networks/__init__.py", "NETWORKS"),
     "weights": ("nets/weights.py", "WEIGHTS"),
     "topologies": ("nets/topology/__init__.py", "TOPOLOGIES"),
@@ -39,6 +40,12 @@ REGISTRIES = {
     "samplers": ("study/samplers.py", "SAMPLERS"),
     "pruners": ("study/samplers.py", "PRUNERS"),
 }
+
+LIBRARIES = {
+    "timm": ("nets/networks/zoo.py", "timm_model"),
+    "hf": ("nets/networks/hf.py", "hf"),
+}
+"""What makes the networks of a library, which are written `LIBRARY:NAME`."""
 
 REQUIRED: Any = object()
 
@@ -58,6 +65,10 @@ class Entry:
     summary: str
     options: dict[str, Option]
     free: Any = None
+    weights: tuple[str, ...] | None = ()
+    """Of a network, the names of the weights that it brings; None: known once it is built."""
+    fits: tuple[str, ...] = ()
+    """Of a loss, the types of tasks that it is for; none: all."""
 
 
 ADDED: dict[str, dict[str, Entry]] = {}
@@ -96,11 +107,23 @@ def find(registry: str, name: str) -> Entry | None:
         if base == "torchvision":
             return known[base] if dataset in torchvision_datasets() else None
         return known.get(base) if not colon else None
+    library, colon, _ = name.partition(":")
+    if registry == "networks" and colon:
+        return libraries().get(library)
     if registry == "networks" and name in torchvision_networks():
-        return Entry("A torchvision classification model.", {})
+        return Entry("A torchvision classification model.", {}, weights=None)
     if registry == "weights" and name not in known:
         return Entry("A torchvision weights name or a checkpoint file.", {})
     return known.get(name)
+
+
+@cache
+def libraries() -> dict[str, Entry]:
+    """The entry behind all networks of a library, by its name."""
+    return {
+        name: replace(_entry(_definition(file, made)), weights=("pretrained",))
+        for name, (file, made) in LIBRARIES.items()
+    }
 
 
 @cache
@@ -172,7 +195,15 @@ def _entry(node: ast.FunctionDef | ast.ClassDef) -> Entry:
         for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     }
     free = arguments.kwarg and _type(arguments.kwarg.annotation)
-    return Entry(summary, options, free)
+    return Entry(summary, options, free, fits=_fits(node))
+
+
+def _fits(node: ast.FunctionDef) -> tuple[str, ...]:
+    """What stands in the decorator `@fits(...)`."""
+    for each in node.decorator_list:
+        if isinstance(each, ast.Call) and ast.unparse(each.func) == "fits":
+            return tuple(ast.literal_eval(argument) for argument in each.args)
+    return ()
 
 
 def _type(annotation: ast.expr | None) -> Any:

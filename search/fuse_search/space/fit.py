@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from ..errors import nearest
-from ..spec import OneOf, PerBranch, Pick
+from ..spec import Named, OneOf, PerBranch, Pick
 from .document import Document, Key
 from .domains import DOMAINS, Domain, FloatRange, IntRange, Simplex, Subset
 
@@ -29,13 +29,13 @@ Tables = dict[str, list[str]]
 _adapter = cache(TypeAdapter)  # it is slow to make
 
 
-def unpack(annotation: Any) -> tuple[Any, Pick | OneOf | PerBranch | None]:
+def unpack(annotation: Any) -> tuple[Any, Pick | OneOf | PerBranch | Named | None]:
     """The type without its marker, and the marker if it has one; `X | None` as X."""
     if nullable(annotation):
         return unpack(get_args(annotation)[0])
     if get_origin(annotation) is Annotated:
         for marker in get_args(annotation)[1:]:
-            if isinstance(marker, Pick | OneOf | PerBranch):
+            if isinstance(marker, Pick | OneOf | PerBranch | Named):
                 return get_args(annotation)[0], marker
     return annotation, None
 

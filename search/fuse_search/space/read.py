@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic_core import PydanticUndefined
 
 from ..errors import nearest
-from ..spec import Choice, Limits, OneOf, PerBranch, Pick, Record, Search, TrialSpec
+from ..spec import Choice, Limits, Named, OneOf, PerBranch, Pick, Record, Search, TrialSpec
 from . import catalogue, rules
 from .catalogue import REQUIRED
 from .document import Document, Key, read_document
@@ -31,7 +31,7 @@ from .fit import (
 )
 from .tree import Space, label, searched
 
-MOST_ENTRIES = 64  # branches, and tasks
+MOST_ENTRIES = 64  # branches, tasks, and inputs
 TYPE = "type"  # tells a domain from a table of branches, so that no branch can be called so
 SCHEDULES = "unfreezings"  # may stand where a table of branches may, so neither can they
 
@@ -110,6 +110,8 @@ class _Reader:
             return None
         if isinstance(marker, PerBranch):
             return self.per_branch(marker, raw, key)
+        if isinstance(marker, Named):
+            return self.named(marker, raw, key)
         if isinstance(base, type) and issubclass(base, Record):
             return self.record(base, raw, key)
         if get_origin(base) is dict:
@@ -126,18 +128,10 @@ class _Reader:
         return check_value(self.document, annotation, raw, key)
 
     def table(self, model: type[Record], raw: Any, key: Key) -> dict[str, Any]:
-        """Check `tasks` or `branches`: at least one entry, with names fit for files and keys."""
-        if not isinstance(raw, dict) or not raw or is_domain(raw):
-            self.document.problem(key, "must be a mapping from name to settings", found=raw)
-            return {}
-        if len(raw) > MOST_ENTRIES:
-            self.document.problem(key, f"must be at most {MOST_ENTRIES}", found=len(raw))
-            return {}
+        """Check `tasks` or `branches`, each entry also in its short form."""
+        raw = self.by_name(raw, key)
         for name in raw:
-            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):
-                rule = "a name is up to 64 letters, digits, - and _, and begins with a letter"
-                self.document.problem((*key, name), rule, found=name)
-            elif key == ("branches",) and name in (TYPE, *catalogue.names(SCHEDULES)):
+            if key == ("branches",) and name in (TYPE, *catalogue.names(SCHEDULES)):
                 self.document.problem((*key, name), "no branch can have this name")
         if key == ("branches",):  # `conv3x3:` alone is the network of that name
             raw = {
@@ -148,6 +142,25 @@ class _Reader:
                 n: {"type": inner} if isinstance(inner, str) else inner for n, inner in raw.items()
             }
         return {name: self.record(model, inner, (*key, name)) for name, inner in raw.items()}
+
+    def named(self, marker: Named, raw: Any, key: Key) -> dict[str, Any]:
+        """A value for each of somebody's own names."""
+        named = self.by_name(raw, key)
+        return {n: self.value(marker.leaf, inner, (*key, n)) for n, inner in named.items()}
+
+    def by_name(self, raw: Any, key: Key) -> dict[str, Any]:
+        """The mapping at `key`: at least one entry, with names fit for files and keys."""
+        if not isinstance(raw, dict) or not raw or is_domain(raw):
+            self.document.problem(key, "must be a mapping from name to settings", found=raw)
+            return {}
+        if len(raw) > MOST_ENTRIES:
+            self.document.problem(key, f"must be at most {MOST_ENTRIES}", found=len(raw))
+            return {}
+        for name in raw:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):
+                rule = "a name is up to 64 letters, digits, - and _, and begins with a letter"
+                self.document.problem((*key, name), rule, found=name)
+        return raw
 
     def per_branch(self, marker: PerBranch, raw: Any, key: Key) -> Any:
         """One value (or domain) for all branches, or one for each by name."""

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..errors import nearest
-from ..spec import CHECKPOINTS, Choice
+from ..spec import CHECKPOINTS, LIBRARIES, Choice
 from . import catalogue
 from .document import Document, Key
 from .domains import Categorical, Domain, FloatRange, IntRange, Simplex
 
 MOST_VALUES = 1000  # of one axis of a grid
 TAKEN = ("solo", "artifacts", "cache", "mlflow.db")  # by the results folder
+SOURCE_FILES = {
+    ("folder", "path"): "dir",
+    ("manifest", "path"): "file",
+    ("manifest", "root"): "dir",
+}
+TARGETS = ("label", "number")  # ours; what a plugin's are for, it says itself
 WITH_CLASSES = ("classification", "multilabel", "ordinal")
 OBJECTIVES = ("kappa", "accuracy", "macro_f1", "r2")
 """The first that all tasks have is maximised by default; where there is none, loss is minimised."""
@@ -82,10 +89,16 @@ def _file_names(document: Document, tree: dict[str, Any]) -> None:
 
 def _task_types(document: Document, tree: dict[str, Any]) -> None:
     for name, task in tree["tasks"].items():
-        for key, types in (("order", ("ordinal",)), ("classes", WITH_CLASSES)):
+        of_classes = ("classes", "class_weights")
+        for key, types in (("order", ("ordinal",)), *((k, WITH_CLASSES) for k in of_classes)):
             if task[key] is not None and task["type"] not in types:
                 rule = f"has no meaning for {task['type']}"
                 document.problem(("tasks", name, key), rule, found=task[key])
+        loss = task["loss"].name
+        fits = catalogue.entries("losses")[loss].fits
+        if fits and task["type"] not in fits:
+            rule = f"{loss} is for {' and '.join(fits)}, not for {task['type']}"
+            document.problem(("tasks", name, "loss"), rule, found=loss)
 
 
 def _objective(document: Document, tree: dict[str, Any]) -> None:
@@ -114,12 +127,71 @@ def _files(document: Document, tree: dict[str, Any]) -> None:
                 document.problem(key, "must be a file that is there", found=text)
 
 
-def _folder_of_images(document: Document, tree: dict[str, Any]) -> None:
+def _packages(document: Document, tree: dict[str, Any]) -> None:
+    """Networks of a library need its package."""
+    for name, branch in tree.get("branches", {}).items():
+        network = branch.get("network")
+        library, colon, _ = network.name.partition(":") if network else ("", "", "")
+        if colon and find_spec(package := LIBRARIES[library]) is None:
+            rule = f'needs the package {package}: pip install "fuse-search[{library}]"'
+            document.problem(("branches", name, "network"), rule, found=network.name)
+
+
+def _weights(document: Document, tree: dict[str, Any]) -> None:
+    """Names of weights are those that the branch's network brings."""
+    for name, branch in tree.get("branches", {}).items():
+        network, weights = branch.get("network"), branch.get("weights")
+        if not isinstance(network, Choice) or not isinstance(weights, Choice):
+            continue
+        entry = catalogue.find("networks", network.name)
+        if entry is None or entry.weights is None:
+            continue
+        found = weights.options.get("start") if weights.name == "solo" else weights.name
+        known = ("none", "solo", *entry.weights)
+        if isinstance(found, str) and found not in known and not found.endswith(CHECKPOINTS):
+            hint = f"{nearest(found, known)} (files end in {', '.join(CHECKPOINTS)})"
+            rule = f"{network.name} brings no weights of this name"
+            document.problem(("branches", name, "weights"), rule, hint, found=found)
+
+
+def _source_files(document: Document, tree: dict[str, Any]) -> None:
     source = tree["data"].get("source")
-    path = source.options.get("path") if isinstance(source, Choice) else None
-    if isinstance(path, str) and not _is(Path.is_dir, path):
-        key = ("data", "source", "folder", "path")
-        document.problem(key, "must be a folder that is there", found=path)
+    for (name, option), kind in SOURCE_FILES.items():
+        has = isinstance(source, Choice) and source.name == name
+        path = source.options.get(option) if has else None
+        if isinstance(path, str) and not _is(getattr(Path, f"is_{kind}"), path):
+            rule = f"must be a {'folder' if kind == 'dir' else 'file'} that is there"
+            document.problem(("data", "source", name, option), rule, found=path)
+
+
+def _inputs(document: Document, tree: dict[str, Any]) -> None:
+    """Where the space names all inputs, branches read these."""
+    inputs = _by_name(tree, "inputs")
+    for name, branch in tree["branches"].items() if inputs else ():
+        if branch["input"] not in inputs:
+            hint, key = nearest(branch["input"], inputs), ("branches", name, "input")
+            document.problem(key, "must be one of the inputs", hint, found=branch["input"])
+
+
+def _targets(document: Document, tree: dict[str, Any]) -> None:
+    tasks, source = tree["tasks"], tree["data"]["source"].name
+    for task, choice in _by_name(tree, "targets").items():
+        key = ("data", "source", source, "targets", task)
+        if task not in tasks:
+            document.problem(key, "no such task", nearest(task, tasks))
+        elif choice.name in TARGETS and (choice.name == "number") != _of_numbers(tasks[task]):
+            rule = f"must be {'number' if _of_numbers(tasks[task]) else 'label'}"
+            document.problem(key, f"{rule} for {tasks[task]['type']}", found=choice.name)
+
+
+def _by_name(tree: dict[str, Any], option: str) -> dict[str, Any]:
+    """What the source's option says of each name; empty where it says nothing."""
+    given = tree["data"]["source"].options.get(option)
+    return given if isinstance(given, dict) else {}
+
+
+def _of_numbers(task: dict[str, Any]) -> bool:
+    return task["type"] == "regression"
 
 
 def _is(kind: Callable[[Path], bool], name: str) -> bool:
@@ -177,7 +249,11 @@ RULES: dict[Callable[[Document, dict[str, Any]], None], tuple[Key, ...]] = {
     _task_types: (("tasks",),),
     _objective: (("tasks",), ("search", "maximize"), ("search", "minimize")),
     _files: (),
-    _folder_of_images: (("data",),),
+    _packages: (("branches",),),
+    _weights: (("branches",),),
+    _source_files: (("data",),),
+    _inputs: (("data",), ("branches",)),
+    _targets: (("data",), ("tasks",)),
     _fixed_weights: (("tasks",), ("losses",)),
     _pruner: (("search", "pruner"), ("train",)),
     _mixing: (("train",), ("solo",)),

@@ -6,7 +6,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter
 
-from ..spec import Limits, OneOf, PerBranch, Pick, Record, Search, TaskSpec, TrialSpec
+from ..spec import Limits, Named, OneOf, PerBranch, Pick, Record, Search, TaskSpec, TrialSpec
 from . import catalogue
 from .catalogue import REQUIRED
 from .domains import Categorical, FloatRange, IntRange, Simplex, Subset
@@ -14,6 +14,8 @@ from .fit import FIXED, nullable, unpack
 from .read import field_type
 
 Schema = dict[str, Any]
+FIXED_ENTRIES = ("sources", "readers", "targets", "networks", "weights", "losses")
+FIXED_ENTRIES += ("samplers", "pruners")
 LIMITS = (Limits.__doc__ or "").strip()
 
 
@@ -64,6 +66,9 @@ def _value(annotation: Any, searched: bool) -> Schema:
     if isinstance(marker, PerBranch):
         inner = _value(marker.leaf, searched)
         return {"anyOf": [inner, {"type": "object", "additionalProperties": inner}]}
+    if isinstance(marker, Named):
+        entries = {"additionalProperties": _value(marker.leaf, searched), "minProperties": 1}
+        return _or_null({"type": "object", **entries}, annotation)
     if isinstance(base, type) and issubclass(base, Record):
         return _record(base, fixed=not searched)
     if get_origin(base) is dict:
@@ -78,9 +83,12 @@ def _value(annotation: Any, searched: bool) -> Schema:
         for array in (plain, *plain.get("anyOf", ())) if searched else ():
             if "items" in array:
                 array["items"] = {"anyOf": [array["items"], *_domains(None, array["items"])]}
-    if nullable(annotation):
-        plain = {"anyOf": [plain, {"type": "null"}]}
+    plain = _or_null(plain, annotation)
     return {"anyOf": [plain, *_domains(marker, plain)]} if searched else plain
+
+
+def _or_null(schema: Schema, annotation: Any) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]} if nullable(annotation) else schema
 
 
 def _table(model: type[Record], searched: bool) -> Schema:
@@ -120,10 +128,13 @@ def _domains(marker: Any, plain: Schema) -> list[Schema]:
 
 def _registry(registry: str) -> Schema:
     """An entry by its name, or one name with its options."""
-    open_names = registry in ("sources", "networks", "weights", "samplers", "pruners")
+    open_names = registry in FIXED_ENTRIES
     free = {"type": "string"} if registry == "weights" else {"enum": catalogue.names(registry)}
     options: list[Schema] = [free]
-    for name, entry in catalogue.entries(registry).items():
+    libraries = catalogue.libraries() if registry == "networks" else {}
+    if libraries:
+        options.append({"type": "string", "pattern": f"^({'|'.join(libraries)}):."})
+    for name, entry in (catalogue.entries(registry) | libraries).items():
         inner: Schema = {
             "type": ["object", "null"],
             "properties": {
@@ -135,7 +146,7 @@ def _registry(registry: str) -> Schema:
             },
             "additionalProperties": _value(entry.free, True) if entry.free else False,
         }
-        pattern = f"^{name}:" if name == "torchvision" else f"^{name}$"
+        pattern = f"^{name}:" if name in ("torchvision", *libraries) else f"^{name}$"
         options.append(
             {
                 "type": "object",

@@ -1,36 +1,73 @@
-"""A network as an MLflow model."""
+"""A network as an MLflow model: rows of a table in, predictions out."""
 
 from __future__ import annotations
 
-import copy
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from ..version import VERSION
 from .patience import patiently
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
-    from torch import Tensor, nn
+
+TORCH = "model.pt2"
+"""The program of torch.export in a model's files, where `mlflow.pytorch` looks for it."""
 
 
-def log_model(client: MlflowClient, run_id: str, network: nn.Module, example: Tensor) -> str:
-    """Store `network` as the model of a run; gives its URI. One that is there is replaced."""
-    from mlflow.models import Model
+@dataclass(frozen=True)
+class Model:
+    """What an MLflow model is made of.
 
-    network, example = copy.deepcopy(network).cpu().eval(), example.cpu()
+    files: a folder; with the file `TORCH` in it, `mlflow.pytorch.load_model` takes the model, too.
+    loader: the module whose `_load_pyfunc(files, config)` loads it to predict, see mlflow.pyfunc.
+    reads, gives: columns, and whether each holds numbers or else text.
+    config: what is given to the loader, where whoever loads it says nothing else.
+    form: what there is to say of it, for the tag `fuse_search.model`.
+    """
+
+    files: Path
+    loader: str
+    reads: Mapping[str, bool]
+    gives: Mapping[str, bool]
+    config: Mapping[str, Any]
+    form: str
+
+
+def log_model(client: MlflowClient, run_id: str, made: Model) -> str:
+    """Store a model as that of a run; gives its URI. One that is there is replaced."""
+    import mlflow.models
+
     uri = client.tracking_uri
     model = patiently(partial(_model_of, client, run_id), uri)
-    record = Model(run_id=run_id, model_uuid=model.model_id, model_id=model.model_id)
+    record = mlflow.models.Model(run_id=run_id, model_uuid=model.model_id, model_id=model.model_id)
     record.artifact_path = model.artifact_location
     with TemporaryDirectory() as folder:
-        stored, form = _save(network, example, record, Path(folder))
+        stored = Path(folder, "model")
+        _save(made, record, stored)
         patiently(lambda: client.log_model_artifacts(model.model_id, str(stored)), uri)
-    patiently(lambda: _declare(client, run_id, model.model_id, form), uri)
+    patiently(lambda: _declare(client, run_id, model.model_id, made.form), uri)
     return model.model_uri
+
+
+def fetch_model(client: MlflowClient, run_id: str, folder: Path) -> Path | None:
+    """Bring the files of a run's model into `folder`; None: it has none that is whole."""
+    from mlflow.artifacts import download_artifacts
+
+    experiment = client.get_run(run_id).info.experiment_id
+    query = f"source_run_id = '{run_id}'"
+    for model in client.search_logged_models([experiment], query):
+        if str(model.status) == "READY":
+            where = {"dst_path": str(folder), "tracking_uri": client.tracking_uri}
+            # by its place, since MLflow looks an ID up in its default store
+            return Path(download_artifacts(f"{model.artifact_location}/data", **where))
+    return None
 
 
 def _model_of(client: MlflowClient, run_id: str) -> Any:
@@ -55,44 +92,36 @@ def _declare(client: MlflowClient, run_id: str, model_id: str, form: str) -> Non
     client.set_tag(run_id, "fuse_search.model", form)
 
 
-def _save(network: nn.Module, example: Tensor, record: Any, folder: Path) -> tuple[Path, str]:
-    """Save as pt2, or else pickled, below `folder`; gives where, and `pt2` or `pickle (why)`."""
-    import mlflow.pytorch
+def _save(made: Model, record: Any, folder: Path) -> None:
+    """Write a model's files and what MLflow has to know of them into a new folder."""
+    import mlflow.pyfunc
     import torch
 
-    signature = _signature(network, example)
     pins = [f"{module.__name__}=={module.__version__.split('+')[0]}" for module in (mlflow, torch)]
-    settings = {"mlflow_model": record, "signature": signature, "pip_requirements": pins}
-    try:
-        path = folder / "pt2"
-        with warnings.catch_warnings():  # torch's own, about how it packs tensors that share memory
-            warnings.simplefilter("ignore")
-            mlflow.pytorch.save_model(
-                network, path, input_example=example, serialization_format="pt2", **settings
-            )
-        # torch.export may have fixed the batch size without saying so.
-        exported = mlflow.pytorch.load_model(str(path))
-        exported(example[:1])
-        exported(torch.cat([example, example]))
-        return path, "pt2"
-    except Exception as fault:  # torch.export's errors have no common base
-        why = f"{type(fault).__name__}: {str(fault)[:200]}"
-    path = folder / "pickle"
-    mlflow.pytorch.save_model(network, path, serialization_format="pickle", **settings)
-    return path, f"pickle ({why})"
+    with warnings.catch_warnings():  # it asks for an example, beside the signature
+        warnings.simplefilter("ignore")
+        mlflow.pyfunc.save_model(
+            folder,
+            loader_module=made.loader,
+            data_path=str(made.files),
+            mlflow_model=record,
+            signature=_signature(made),
+            pip_requirements=[f"fuse-search=={VERSION}", *pins],
+            model_config=dict(made.config),
+        )
+    if (made.files / TORCH).exists():
+        files = f"data/{made.files.name}"
+        record.add_flavor("pytorch", model_data=files, pytorch_version=str(torch.__version__))
+        record.save(folder / "MLmodel")
 
 
-def _signature(network: nn.Module, example: Tensor) -> ModelSignature:
-    import torch
+def _signature(made: Model) -> ModelSignature:
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import ColSpec, DataType, Schema
 
-    def spec(tensor: Tensor, name: str | None = None) -> TensorSpec:
-        return TensorSpec(tensor.numpy().dtype, (-1, *tensor.shape[1:]), name)
+    def columns(of: Mapping[str, bool]) -> Schema:
+        kinds = {True: DataType.double, False: DataType.string}
+        # not required: a row may lack an input
+        return Schema([ColSpec(kinds[n], name, required=False) for name, n in of.items()])
 
-    with torch.no_grad():
-        outputs = network(example)
-    return ModelSignature(
-        inputs=Schema([spec(example)]),
-        outputs=Schema([spec(tensor, task) for task, tensor in outputs.items()]),
-    )
+    return ModelSignature(inputs=columns(made.reads), outputs=columns(made.gives))

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from .model import log_model
+from .model import Model, log_model
 from .patience import patiently
 from .writes import Writes, while_held
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, RunTag
     from PIL.Image import Image
-    from torch import Tensor, nn
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 KIND = "fuse_search.kind"
@@ -272,20 +271,14 @@ class Run:
     def _asked(self, ask: Callable[[], T]) -> T:
         return patiently(ask, self.client.tracking_uri)
 
-    def model(self, network: nn.Module, example: Tensor) -> str:
-        """Store `network` as the run's MLflow model; `mlflow.pytorch.load_model` takes the result.
+    def model(self, made: Model) -> str:
+        """Store the run's MLflow model; done again, it replaces what was stored.
 
-        The network is copied to the CPU in eval mode and stored as a torch.export program (pt2),
-        which needs no code of ours to load, runs no pickle and takes any batch size. A network
-        that can't be exported so is pickled, and loads only where its classes are installed;
-        the run's tag `fuse_search.model` says `pt2`, or `pickle` and why. Done again, it
-        replaces what was stored.
-
-        Args:
-            network: maps a float tensor [B, ...] to {task: tensor [B, ...]}.
-            example: a float tensor [B >= 2, ...] like the network's inputs.
+        `mlflow.pyfunc.load_model` takes the result and, where there is a program of torch.export
+        among its files, `mlflow.pytorch.load_model`, which needs no code of ours. Neither runs a
+        pickle. The run's tag `fuse_search.model` says its form.
 
         Returns: the model's URI, `models:/ID`.
         """
         self.flush()
-        return log_model(self.client, self.run_id, network, example)
+        return log_model(self.client, self.run_id, made)

@@ -9,6 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from .model import fetch_model
 from .patience import patiently
 from .run import KIND, Run
 from .store import open_store, store
@@ -43,6 +44,21 @@ class Tracker:
         run = Run(self.client, experiment, found.info.run_id)
         run.describe({k: v for k, v in params.items() if k not in found.data.params}, tags or {})
         return run
+
+    def find(self, run_id: str) -> tuple[str, dict[str, str]] | None:
+        """The study's name and the tags of any run in the store, if it is there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self.client.get_run(run_id)
+            experiment = self.client.get_experiment(run.info.experiment_id)
+        except MlflowException:
+            return None
+        return experiment.name, dict(run.data.tags)
+
+    def model_of(self, run_id: str, folder: Path) -> Path | None:
+        """Bring the files of a run's model into a folder, if it has one, and say where they are."""
+        return patiently(lambda: fetch_model(self.client, run_id, folder), self.uri)
 
     def _opened(self, name: str) -> tuple[str, Any]:
         """The experiment's ID and the parent run, which is RUNNING."""

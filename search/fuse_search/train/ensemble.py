@@ -30,18 +30,21 @@ def fit_and_predict(
         chances, join = by_row.transpose(0, 1), copy.deepcopy(ensemble.joins[task]).cpu()
         joined = join(chances)
         if join.learns:
-            target = data.targets[task].values[data.splits["val"]].cpu()
-            joined = _cross_fitted(join, chances, target)
-            join.fit(chances, target)
+            about, places = data.targets[task], data.splits["val"]
+            target, known = about.values[places].cpu(), about.known[places].cpu()
+            joined = _cross_fitted(join, chances, target, known)
+            join.fit(chances[:, known], target[known])
             ensemble.joins[task].load_state_dict(join.state_dict())
         outputs[task] = ensemble.kinds[task].from_probabilities(joined)
     return outputs
 
 
-def _cross_fitted(join: Any, chances: Tensor, target: Tensor) -> Tensor:
-    halves = slice(0, None, 2), slice(1, None, 2)
+def _cross_fitted(join: Any, chances: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Joined [B, ...]; of the rows whose target is known one after the other goes to each half."""
+    half = (known.cumsum(0) - known.long()) % 2
     joined = torch.empty_like(chances[0])
-    for seen, unseen in (halves, halves[::-1]):
+    for unseen in (half == 1, half == 0):
+        seen = known & ~unseen
         join.fit(chances[:, seen], target[seen])
         joined[unseen] = join(chances[:, unseen])
     return joined

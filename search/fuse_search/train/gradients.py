@@ -57,6 +57,11 @@ class Gradients:
     def _losses(self) -> Tensor:
         return self._sums[1 : 1 + self._tasks]
 
+    def begin(self, known: Tensor) -> None:
+        """Before a batch in which not every row's targets are known: of which tasks any is, [T]."""
+        if hasattr(self._weighting, "begun"):
+            self._weighting.begun(known)
+
     def add(self, network: nn.Module, of: Losses, share: float) -> None:
         """Take in a part that is this share of its batch; `of` gives a network's losses [T]."""
         if self._looks_back and not self._seen:

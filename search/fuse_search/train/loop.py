@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from ..data import Data
 from ..data.batches import Rows, batches
 from ..data.mixing import Mix
 from ..errors import TrialError
+from ..nets.branch import ABSENT
 from ..nets.merged import Merged
 from ..nets.tasks import TASKS
 from ..nets.unfreeze import deepest
@@ -76,10 +78,12 @@ class Training:
         changing, ema = network.changing(spec), spec.train.ema
         self._average = None if ema is None else Average(changing, ema)
         set_drop_path(network, spec)
-        self._losses = TaskLosses(spec, self.data)
+        self._losses = TaskLosses(spec, self.data, self.device)
         self._places = torch.arange(len(self.data.splits["train"]))
         self._per_epoch = len(batches(self._places, spec.train.batch_size))
         self._sums = torch.zeros(1 + 2 * len(spec.tasks), device=self.device)
+        every = Rows.of_inputs(self.data, "train", self.device).targets(self._places)
+        self._counts = self._losses.counts(every)
         self._seconds = 0.0
 
     def epochs(self, pause: Callable[[], bool] = lambda: False) -> Iterator[Epoch | None]:
@@ -131,11 +135,16 @@ class Training:
             group["lr"] = lr * group["factor"]
         self._optimizer.zero_grad(set_to_none=True)
         parts = max(1, min(self.parts, len(batch) // 2))  # BatchNorm can't train on one row
+        counts = None
+        if not self._losses.even:
+            counts = self._losses.counts(rows.targets(batch))
+            self._gradients.begin(counts > 0)
         for part in batch.tensor_split(parts):
-            mix = self.plan.mixing.draw(len(part))
-            losses = partial(self._by_task, *rows.fetch(part, mix), mix)
-            self._gradients.add(tail, losses, len(part) / len(batch))
-        self._sums += self._gradients.join() * len(batch)
+            mix, share = self.plan.mixing.draw(len(part)), len(part) / len(batch)
+            by = None if counts is None else counts * share
+            losses = partial(self._by_task, *rows.fetch(part, mix), mix, by)
+            self._gradients.add(tail, losses, share)
+        self._add_up(self._gradients.join(), len(batch), counts)
         self._start.pull()
         if train.clip:
             nn.utils.clip_grad_norm_(self._parameters, train.clip)
@@ -144,13 +153,28 @@ class Training:
         if self._average:
             self._average.update(step)
 
+    def _add_up(self, found: Tensor, rows: int, counts: Tensor | None) -> None:
+        """Take a batch into the epoch's means; `counts` [T]: how much its rows count for a task."""
+        weights = torch.full_like(found, rows)
+        if counts is not None:
+            shares = counts / self._counts
+            weights[1 : 1 + len(counts)] = shares * len(self._places)
+        self._sums += found * weights
+
     def _by_task(
-        self, values: dict[str, Tensor], targets: dict[str, Tensor], mix: Mix, network: Network
+        self,
+        values: dict[Any, Tensor],
+        targets: dict[str, Tensor],
+        mix: Mix,
+        counts: Tensor | None,
+        network: Network,
     ) -> Tensor:
         """A network's loss on these rows for each task: [T]."""
         with autocast(self.plan.bf16, self.device):
             outputs = network(values)
-        of = partial(self._losses, outputs, smoothing=self.spec.train.label_smoothing)
+        absent = {key[0]: lacks for key, lacks in values.items() if key[1] == ABSENT}
+        smoothing = self.spec.train.label_smoothing
+        of = partial(self._losses, outputs, smoothing=smoothing, counts=counts, absent=absent)
         return torch.stack(list(mix.losses(of, targets).values()))
 
     def _measured(self, tail: nn.Module, val: Rows) -> tuple[dict[str, float], dict[str, Tensor]]:

@@ -1,49 +1,187 @@
-"""The tasks' losses. How they are weighed against each other stands in `weightings`."""
+"""The tasks' losses. How they are weighed against each other stands in `weightings`.
+
+A loss in `LOSSES` is a function of an output, as nets/tasks.py has it, and a target, whose options
+are keyword-only parameters. It gives the loss of every entry of the target: [B], or of several
+labels [B, labels]. Numbers come to it in units of the target's standard deviation on the training
+rows. What is unknown of a target is 0 there, and its loss is left out afterwards. `fits` says for
+which types of tasks it is; label smoothing is for the default loss only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..data import Data
+from ..data import Data, Target
+from ..data.record import known
 from ..nets.tasks import TASKS
-from ..spec import TrialSpec
+from ..spec import NonNegative, Positive, TaskSpec, TrialSpec
+
+Loss = TypeVar("Loss", bound=Callable[..., Any])
+CPU = torch.device("cpu")
+
+
+def fits(*types: str) -> Callable[[Loss], Loss]:
+    """Marks a loss that is for tasks of these types only."""
+
+    def mark(loss: Loss) -> Loss:
+        loss.fits = types  # type: ignore[attr-defined]
+        return loss
+
+    return mark
 
 
 def default(output: Tensor, target: Tensor) -> None:
     """The loss of the task's type."""
 
 
-LOSSES = {"default": default}
+@fits("classification", "multilabel")
+def focal(output: Tensor, target: Tensor, *, gamma: NonNegative = 2.0) -> Tensor:
+    """Cross entropy with less of what is easy: (1 - p)^gamma times it (Lin et al. 2017, eq. 4).
+
+    p is the probability of what is true. Without their alpha, which is `class_weights`.
+    """
+    if output.shape == target.shape:  # several labels
+        log_p = F.logsigmoid(torch.where(target == 1, output, -output).float())
+    else:
+        log_p = output.float().log_softmax(-1).gather(-1, target[:, None]).squeeze(1)
+    # not of 1 - exp(log p), which has no slope at p = 1 for a gamma below one
+    return -(-torch.expm1(log_p)).clamp_min(1e-12) ** gamma * log_p
+
+
+@fits("regression")
+def huber(output: Tensor, target: Tensor, *, delta: Positive = 1.0) -> Tensor:
+    """Squared error up to delta standard deviations, absolute beyond (Huber 1964).
+
+    Twice the usual one: below delta it is the default loss.
+    """
+    return 2 * F.huber_loss(output, target, delta=delta, reduction="none")
+
+
+LOSSES: dict[str, Callable[..., Any]] = {"default": default, "focal": focal, "huber": huber}
+
+
+class TaskLoss:
+    """One task's loss: the mean over rows whose target is known, by how much each of them counts.
+
+    A class's weight is how much its rows count in the mean, as in torch's cross entropy; a label's
+    is how much more it counts where it is there.
+    """
+
+    def __init__(self, about: TaskSpec, target: Target, train: Tensor, device: torch.device) -> None:
+        rows = train[target.known[train]]
+        self._type, self._loss = TASKS[about.type], about.loss
+        self._scale = self._type.scale(target.values[rows])
+        self._labels = target.values.ndim > 1
+        self._all_known = bool(known(target.values).all())
+        weights = class_weights(about, target, rows)
+        self._weights = None if weights is None else weights.to(device)
+        self.even = self._all_known and (weights is None or self._labels)
+        """Whether every row counts the same."""
+
+    def of_rows(self, output: Tensor, target: Tensor, smoothing: float) -> Tensor:
+        """Every row's loss, times what it counts: [B]; 0 where the target is unknown."""
+        there = None if self._all_known else known(target)
+        target = target if there is None else torch.where(there, target, 0)
+        each = self._each(output, target, smoothing)
+        if self._weights is not None and self._labels:
+            each = each * torch.where(target == 1, self._weights, 1)
+        elif self._weights is not None:
+            each = each * self._weights[target]
+        if there is None:
+            return each.mean(1) if self._labels else each
+        each = torch.where(there, each, 0)
+        return each.sum(1) / there.sum(1).clamp_min(1) if self._labels else each
+
+    def count(self, target: Tensor) -> Tensor:
+        """How much these rows count together: a scalar."""
+        there = known(target)
+        if self._labels or self._weights is None:
+            return (there.any(1) if self._labels else there).sum().float()
+        return self._weights[target[there]].sum()
+
+    def _each(self, output: Tensor, target: Tensor, smoothing: float) -> Tensor:
+        if self._loss.name == "default":
+            return self._type.loss(output, target, self._scale, smoothing)
+        loss, unit = LOSSES[self._loss.name], self._scale**0.5
+        if not self._type.discrete:
+            output, target = output.float() / unit, target / unit
+        return loss(output, target, **self._loss.options)
 
 
 class TaskLosses:
     """The loss of every task of a spec, in units that the training rows give."""
 
-    def __init__(self, spec: TrialSpec, data: Data) -> None:
+    def __init__(self, spec: TrialSpec, data: Data, device: torch.device = CPU) -> None:
+        """`device`: where outputs and targets will be."""
         train, self._auxiliary = data.splits["train"], spec.losses.auxiliary
-        self._types = {task: TASKS[about.type] for task, about in spec.tasks.items()}
-        self._scales = {
-            t: type.scale(data.targets[t].values[train]) for t, type in self._types.items()
+        self._of = {
+            task: TaskLoss(about, data.targets[task], train, device)
+            for task, about in spec.tasks.items()
         }
+        self.even = all(loss.even for loss in self._of.values())
+        """Whether every row counts the same for every task."""
+
+    def counts(self, targets: Mapping[str, Tensor]) -> Tensor:
+        """How much these rows count together for each task: [T]."""
+        return torch.stack([loss.count(targets[task]) for task, loss in self._of.items()])
 
     def __call__(
-        self, outputs: Mapping[Any, Tensor], targets: Mapping[str, Tensor], smoothing: float = 0.0
+        self,
+        outputs: Mapping[Any, Tensor],
+        targets: Mapping[str, Tensor],
+        smoothing: float = 0.0,
+        counts: Tensor | None = None,
+        absent: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> dict[str, Tensor]:
-        """Scalars by task, averaged over the rows of outputs and targets.
+        """Scalars by task: the mean over the rows whose target is known, 0 where there is none.
 
         Of outputs by (task, branch), as branches have them in training by their auxiliary heads,
         the mean loss is added by its weight.
+
+        counts: [T], by what the rows' losses are divided; None: by what they count themselves.
+        absent: by branch, which rows [B] lack its input: they add nothing to the loss of its own.
         """
         found = {}
-        for task, type in self._types.items():
-            about = targets[task], self._scales[task], smoothing
-            keys = [key for key in outputs if isinstance(key, tuple) and key[0] == task]
-            found[task] = type.loss(outputs[task], *about)
-            if keys:
-                own = torch.stack([type.loss(outputs[key], *about) for key in keys])
-                found[task] = found[task] + self._auxiliary * own.mean()
+        for place, (task, loss) in enumerate(self._of.items()):
+            about = targets[task], smoothing
+            rows = loss.of_rows(outputs[task], *about)
+            if keys := [key for key in outputs if isinstance(key, tuple) and key[0] == task]:
+                own = [
+                    _without(loss.of_rows(outputs[key], *about), absent.get(key[1])) for key in keys
+                ]
+                rows = rows + self._auxiliary * torch.stack(own).mean(0)
+            if loss.even:
+                found[task] = rows.mean()
+            else:
+                count = loss.count(targets[task]) if counts is None else counts[place]
+                found[task] = rows.sum() / torch.where(count > 0, count, 1)
         return found
+
+
+def class_weights(about: TaskSpec, target: Target, rows: Tensor) -> Tensor | None:
+    """The weight of each class or label, float32 in their order; None: all are the same.
+
+    Balanced over these rows, whose target is known, are classes by the mean number of rows of one
+    over its own, and labels by the rows that lack one over those that have it. What does not occur
+    has the weight one.
+    """
+    given = about.class_weights
+    if given is None or isinstance(given, dict):
+        return given and torch.tensor([given.get(name, 1.0) for name in target.classes or ()])
+    values = target.values[rows]
+    if values.ndim > 1:
+        there, others = (values == 1).sum(0), (values == 0).sum(0)
+    else:
+        there = values.bincount(minlength=target.count)
+        others = len(values) / (there > 0).sum().expand_as(there)
+    return torch.where((there > 0) & (others > 0), others / there, 1.0)
+
+
+def _without(losses: Tensor, absent: Tensor | None) -> Tensor:
+    return losses if absent is None else losses.masked_fill(absent, 0)

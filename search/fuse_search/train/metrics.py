@@ -1,7 +1,8 @@
 """Validation metrics: a registry for each type of task.
 
 `predicted` is what the type makes of outputs (nets/tasks.py), `true` the target: both are [N], or
-for several labels probabilities and 0 or 1, [N, K].
+for several labels probabilities and 0 or 1, [N, K]. Rows whose target is unknown are left out; in a
+row of which some labels are known, the others are PADDING.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
 from sklearn import config_context, metrics
 
+from ..data import Target
+from ..data.record import PADDING
 from ..spec import TrialSpec
 
 
@@ -27,17 +31,17 @@ def macro_f1(predicted: np.ndarray, true: np.ndarray) -> float:
 
 def label_f1(predicted: np.ndarray, true: np.ndarray) -> float:
     """F1 of each label that occurs, averaged with equal weight; above 1/2 it is predicted."""
-    said = predicted > 0.5
-    both, either = (said & (true == 1)).sum(0), said.sum(0) + true.sum(0)
+    said = (predicted > 0.5) & (true != PADDING)
+    both, either = (said & (true == 1)).sum(0), said.sum(0) + (true == 1).sum(0)
     return _mean(2 * both[either > 0] / either[either > 0])
 
 
 def mean_average_precision(predicted: np.ndarray, true: np.ndarray) -> float:
     """The average precision of each label that some row has, averaged with equal weight."""
     found = [
-        metrics.average_precision_score(there, chance)
+        metrics.average_precision_score(there[there != PADDING], chance[there != PADDING])
         for there, chance in zip(true.T, predicted.T, strict=True)
-        if there.any()
+        if (there == 1).any()
     ]
     return _mean(found)
 
@@ -48,12 +52,12 @@ def _mean(values: Sequence[float] | np.ndarray) -> float:
 
 def subset_accuracy(predicted: np.ndarray, true: np.ndarray) -> float:
     """The share of rows all of whose labels are right."""
-    return float(((predicted > 0.5) == (true == 1)).all(1).mean())
+    return float((((predicted > 0.5) == (true == 1)) | (true == PADDING)).all(1).mean())
 
 
 def hamming(predicted: np.ndarray, true: np.ndarray) -> float:
     """The Hamming loss: the share of wrong ones among all rows' labels."""
-    return float(((predicted > 0.5) != (true == 1)).mean())
+    return float(((predicted > 0.5) != (true == 1))[true != PADDING].mean())
 
 
 def mae(predicted: np.ndarray, true: np.ndarray) -> float:
@@ -99,7 +103,9 @@ def evaluate(
     over: dict[str, list[float]] = {}
     with config_context(assume_finite=True, skip_parameter_validation=True):  # half of the time
         for task, about in spec.tasks.items():
+            known = Target(torch.from_numpy(true[task]), None).known.numpy()
+            rows = predicted[task][known], true[task][known]
             for name, metric in METRICS[about.type].items():
-                found[f"{task}_{name}"] = value = metric(predicted[task], true[task])
+                found[f"{task}_{name}"] = value = metric(*rows)
                 over.setdefault(f"mean_{name}", []).append(value)
     return found | {name: float(np.mean(values)) for name, values in over.items()}

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.augment import Augmentation, asks, fits
 from ..data.batches import Computed, Rows
 from ..data.mixing import Mixing, mixes
-from ..nets.branch import Stream
+from ..nets.branch import ABSENT, Stream
 from ..nets.freeze import Prefix, Tail, run, split
 from ..nets.merged import Merged
 from ..nets.unfreeze import deepest, expected
@@ -31,10 +31,10 @@ class Plan:
         self.prefixes, self.network, self.spec = prefixes, network, spec
         self.bf16 = in_bf16(spec.train, prefixes.device)
         rows = len(prefixes.data.splits["train"])
-        shapes = [tuple(values.shape[1:]) for values in prefixes.data.inputs.values()]
-        fits(spec.train, shapes)
+        shapes = prefixes.data.shapes
+        fits(spec.train, shapes, [network.branches[name].input for name in network.topology.fed])
         self._augmentation = Augmentation(spec.train.augment, rows, spec.seed)
-        self.mixing = Mixing(spec.train, shapes, self.chance)
+        self.mixing = Mixing(spec.train, shapes.values(), self.chance)
         self._decisions: dict[tuple[Prefix, str], Decision] = {}
         self._keys: dict[Values, str] = {}
         self._kept: set[str] = set()
@@ -78,8 +78,10 @@ class Plan:
             if left or not prefixes:
                 branch = self.network.branches[name]
                 computed.append(Computed(branch.input, self._run(name, left)))
-        rows = Rows(self.prefixes.data, rows_of, self.prefixes.device, stored, computed)
-        return replace(rows, change=self._change(rows_of, epoch))
+        data, change = self.prefixes.data, self._change(rows_of, epoch)
+        reads = {n: self.network.branches[n].input for n in self.network.topology.fed}
+        lacking = {(n, ABSENT): name for n, name in reads.items() if name in data.missing}
+        return Rows(data, rows_of, self.prefixes.device, stored, computed, change, lacking)
 
     def _run(self, name: str, prefixes: list[Prefix]) -> Callable[[Tensor], dict[Stream, Tensor]]:
         """What makes a branch's values of its input, or hands that on where nothing is frozen."""

@@ -11,8 +11,9 @@ losses [T] come in their order. What its weights hang on stands in `sees`:
   [T, T] to the weights [T] of the tasks' gradients. `heads` says whether these hold for the heads
   too, or each has its own task's gradient as it is.
 
-`stepped` (losses [T] of the batch before and after the step) and `ended` (mean losses [T] of the
-epoch) are called where there are any. What is learned is in parameters and buffers, random draws
+`begun` (bool [T]: of which tasks the batch knows any target), `stepped` (losses [T] of the batch
+before and after the step) and `ended` (mean losses [T] of the epoch) are called where there are
+any. A batch that knows no target of a task has a loss of exactly 0, which pulls at nothing. What is learned is in parameters and buffers, random draws
 are torch's own on the CPU, and a single task always has the weight 1 (but for `fixed` and
 `uncertainty`). The weights' sum is as in each paper: 1 for equal, famo and mgda, T for dwa and
 gradnorm; gradients that don't conflict are summed by pcgrad.
@@ -66,16 +67,21 @@ class Uncertainty(nn.Module):
 
     sees = "parts"
     shares: Tensor
+    known: Tensor
 
     def __init__(self, discrete: dict[str, bool]) -> None:
         super().__init__()
         shares = torch.tensor([1.0 if outcomes else 0.5 for outcomes in discrete.values()])
         self.register_buffer("shares", shares, persistent=False)
+        self.register_buffer("known", torch.ones(len(discrete)), persistent=False)
         self.log_variance = nn.Parameter(torch.zeros(len(discrete)))
+
+    def begun(self, known: Tensor) -> None:
+        self.known.copy_(known)
 
     def forward(self, losses: Tensor) -> Tensor:
         weighted = torch.exp(-self.log_variance) * (self.shares * losses)
-        return (weighted + self.log_variance / 2).sum()
+        return (weighted + self.known * self.log_variance / 2).sum()
 
 
 class DWA(nn.Module):
@@ -125,8 +131,8 @@ class FAMO(nn.Module):
         self.logits = Adam(torch.zeros(len(discrete)), lr, decay)
 
     def weigh(self, losses: Tensor, products: Tensor | None = None) -> Tensor:
-        shares = self.logits.value.softmax(0) / (losses + TINY)
-        return shares / shares.sum()
+        shares = self.logits.value.softmax(0) / (losses + TINY) * (losses > 0)
+        return shares / shares.sum().clamp_min(TINY)
 
     def forward(self, losses: Tensor) -> Tensor:
         return (self.weigh(losses.detach()) * losses).sum()
@@ -134,7 +140,8 @@ class FAMO(nn.Module):
     def stepped(self, before: Tensor, after: Tensor) -> None:
         fell = (before + TINY).log() - (after + TINY).log()
         shares = self.logits.value.softmax(0)
-        self.logits.step(shares * (fell - (shares * fell).sum()))  # through the softmax
+        mean = (shares * fell).sum() / (shares * (before > 0)).sum().clamp_min(TINY)
+        self.logits.step(shares * (fell - mean) * (before > 0))  # through the softmax
 
 
 class GradNorm(nn.Module):
@@ -164,9 +171,10 @@ class GradNorm(nn.Module):
     def weigh(self, losses: Tensor, products: Tensor) -> Tensor:
         self.first.copy_(torch.where(self.first > 0, self.first, losses))
         left = losses / self.first.clamp_min(TINY)
-        slowness = left / left.mean().clamp_min(TINY)
+        count = (losses > 0).sum().clamp_min(1)
+        slowness = left / (left.sum() / count).clamp_min(TINY)
         weights, norms = self.weights.value.clone(), products.diagonal().sqrt()
-        off = weights * norms - (weights * norms).mean() * slowness**self.alpha
+        off = weights * norms - (weights * norms).sum() / count * slowness**self.alpha
         self.weights.step(off.sign() * norms)
         self.weights.value.clamp_(min=0)
         self.weights.value.mul_(len(weights) / self.weights.value.sum())
@@ -187,7 +195,10 @@ class MGDA(nn.Module):
         super().__init__()
 
     def weigh(self, losses: Tensor, products: Tensor) -> Tensor:
-        return torch.as_tensor(shortest(products.double().cpu().numpy())).to(losses)
+        there, found = (losses > 0).cpu().numpy(), np.zeros(len(losses))
+        if there.any():
+            found[there] = shortest(products.double().cpu().numpy()[there][:, there])
+        return torch.as_tensor(found).to(losses)
 
 
 class PCGrad(nn.Module):

@@ -1,55 +1,62 @@
-"""The networks that a branch can be: ours, plugins' and torchvision's classifiers."""
+"""The networks that a branch can be: ours, plugins' and those of libraries."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from ...data.room import need_ram
 from ...errors import InputError, nearest
-from ...spec import Choice
+from ...spec import LIBRARIES, Choice
+from .hf import hugging_face, network_files
+from .network import Network
+from .sequences import conv1d, gru, lstm, transformer
 from .small import conv3x3, conv5x5, mlp
-from .zoo import torchvision_names, torchvision_network
+from .zoo import timm_network, torchvision_names, torchvision_network
 
-
-@dataclass(frozen=True)
-class Network:
-    """A network that brings something with it. One that doesn't is its `build` alone.
-
-    build: makes it with random weights for inputs [B, *shape]; see data.record.Shape. Options are
-        keyword-only.
-    weights: what gives it weights, by the name that a space may write.
-    reader: reads the cells of a table as the network wants them, where its input names no reader
-        of its own; made without arguments, see data/readers.
-    mean, std: of each channel of images in [0, 1], or of each number of a frame; left out: those of
-        the training rows.
-    classifier: whether it ends in a classifier, which is left out.
-    """
-
-    build: Callable[..., nn.Module]
-    weights: Mapping[str, Callable[[nn.Module], None]] = field(default_factory=dict)
-    reader: Callable[[], Any] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    classifier: bool = False
-
+__all__ = ["NETWORKS", "Network", "build_network", "network_of"]
 
 NETWORKS: dict[str, Callable[..., nn.Module] | Network] = {
     "conv3x3": conv3x3,
     "conv5x5": conv5x5,
     "mlp": mlp,
+    "lstm": lstm,
+    "gru": gru,
+    "transformer": transformer,
+    "conv1d": conv1d,
 }
 
 
+OF_LIBRARIES: dict[str, Callable[[str], Network]] = {"timm": timm_network, "hf": hugging_face}
+
+
 def network_of(name: str) -> Network | None:
-    """What the registry has under this name; None: nothing."""
+    """What the registry, or a library, has under this name; None: nothing, or one of torchvision's.
+
+    Raises InputError when the library isn't installed, or has none of this name.
+    """
+    library, colon, inner = name.partition(":")
+    if colon and library in OF_LIBRARIES:
+        return OF_LIBRARIES[library](inner)
     found = NETWORKS.get(name)
     return found if isinstance(found, Network | None) else Network(found)
+
+
+def files_of(name: str) -> dict[str, Path]:
+    """The files that the network of this name is made of, as far as they are here."""
+    library, _, inner = name.partition(":")
+    return network_files(inner) if library == "hf" else {}
+
+
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    """The versions of the packages that networks of these names come from, by package."""
+    found = {LIBRARIES[name.partition(":")[0]] for name in names if ":" in name}
+    return {package: version(package) for package in sorted(found)}
 
 
 def build_network(choice: Choice, shape: tuple[int, ...]) -> tuple[nn.Module, bool]:
@@ -62,10 +69,12 @@ def build_network(choice: Choice, shape: tuple[int, ...]) -> tuple[nn.Module, bo
     """
     if network := network_of(choice.name):
         build = partial(network.build, shape, **choice.options)
-        with torch.device("meta"):  # takes no memory
-            weights = sum(p.nbytes for p in build().parameters())
-        need_ram(weights, f"the weights of {choice.name}")
-        return build(), network.classifier
+        need_ram(_weight(build), f"the weights of {choice.name}")
+        built = build()
+        if not isinstance(built, nn.Module):
+            rule = f"must be made as an nn.Module, found {type(built).__name__}"
+            raise InputError(f"network {choice.name} {rule}")
+        return built, network.classifier
     names = torchvision_names()
     if choice.name not in names:
         hint = nearest(choice.name, [*NETWORKS, *names])
@@ -73,3 +82,14 @@ def build_network(choice: Choice, shape: tuple[int, ...]) -> tuple[nn.Module, bo
     if choice.options:
         raise InputError(f"network {choice.name} has no options, found {', '.join(choice.options)}")
     return torchvision_network(choice.name, shape), True
+
+
+def _weight(build: Callable[[], nn.Module]) -> int:
+    """The bytes of a network's weights; 0 where it can't be built without taking any memory."""
+    with torch.device("meta"):
+        try:
+            return sum(p.nbytes for p in build().parameters())
+        except InputError:
+            raise
+        except Exception:  # such as one that reads numbers from tensors, or a mistake that is told
+            return 0  # where it is built for real

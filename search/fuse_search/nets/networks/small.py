@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from math import prod
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import InputError
 from ...spec import Few, Width
+from .kinds import need_kind
 
 
 def conv3x3(shape: tuple[int, ...], *, width: Width = 128) -> nn.Sequential:
@@ -30,14 +31,27 @@ def conv5x5(shape: tuple[int, ...], *, width: Width = 128) -> nn.Sequential:
 
 
 def mlp(shape: tuple[int, ...], *, width: Width = 256, layers: Few = 2) -> nn.Sequential:
-    """Dense layers with ReLU, for vectors; images are flattened.
+    """Dense layers with ReLU, for vectors; images are flattened, categories have an embedding.
 
-    Maps inputs [B, *shape] to features [B, width]; every layer is a stage.
+    Maps inputs [B, *shape] to features [B, width]; every layer is a stage, an embedding the first.
+    Raises InputError when `shape` is of another kind.
     """
-    inputs = [prod(shape), *[width] * (layers - 1)]
-    return nn.Sequential(
-        OrderedDict((f"layer{i}", _dense(size, width)) for i, size in enumerate(inputs, start=1))
-    )
+    shape = need_kind("mlp", shape, "vector", "image", "category")
+    first = Lookup(shape.vocabulary, width) if shape.kind == "category" else None
+    others = [_dense(width, width) for _ in range(layers - 1)]
+    parts = [first or _dense(prod(shape), width), *others]
+    return nn.Sequential(OrderedDict((f"layer{i}", part) for i, part in enumerate(parts, start=1)))
+
+
+class Lookup(nn.Module):
+    """Categories [B] as learned vectors [B, width]; PADDING, the unknown one, has its own."""
+
+    def __init__(self, categories: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(categories + 1, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.table(x + 1)
 
 
 def _small_cnn(
@@ -48,8 +62,10 @@ def _small_cnn(
     kernels: tuple[int, int],
     width: int,
 ) -> nn.Sequential:
-    if len(shape) != 3 or min(shape[1:]) < 4:
-        raise InputError(f"{name} reads images (C, H, W) of at least 4x4 pixels, found {shape}")
+    shape = need_kind(name, shape, "image")
+    if min(shape[1:]) < 4:
+        found = f"{shape[1]}x{shape[2]}"
+        raise InputError(f"{name} reads images of at least 4x4 pixels, found {found}")
     channels, rows, columns = shape
     positions = (rows // 4) * (columns // 4)
     return nn.Sequential(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...data.room import need_ram
 from ...errors import InputError, TrialError
 from ...spec import Choice
-from ..branch import Branch, Stream
+from ..branch import ABSENT, Branch, Stream
 from ..fusions import FUSIONS
 from ..shapes import Resize, width_of
 
@@ -30,11 +30,37 @@ class Joined(NamedTuple):
     own: dict[str, Tensor]
 
 
+class StandIn(nn.Module):
+    """What stands for a branch's values in the rows that lack its input: learned, from zero.
+
+    One vector [width] at every position. masked: the last number says that something is there.
+    first: positions come behind the channels, as in [B, C, H, W].
+
+    Nothing else of these rows is left out: they go through the branch as zeros (or with no frame or
+    token), so that a BatchNorm that is trained counts them like any others.
+    """
+
+    def __init__(self, width: int, masked: bool = False, first: bool = False) -> None:
+        super().__init__()
+        self.masked, self.first = masked, first
+        self.value = nn.Parameter(torch.zeros(width - masked))
+
+    def forward(self, x: Tensor, absent: Tensor) -> Tensor:
+        """`absent`: bool [B]."""
+        value = self.value.to(x.dtype)
+        if self.masked:
+            value = torch.cat([value, value.new_ones(1)])
+        if self.first:
+            value = value[:, None, None]
+        return torch.where(absent.view(-1, *[1] * (x.ndim - 1)), value, x)
+
+
 class Reader(nn.Module):
     """Reads a tap for a fusion: as a vector [B, width], or where `size` is given on that grid.
 
     On a grid [B, H, W, width] a map is resized, as many tokens as it has positions in one column
-    stay where they are, and of the rest there is the mean at every position.
+    stay where they are, and of the rest there is the mean at every position. In rows that lack the
+    branch's input stands what is learned.
     """
 
     def __init__(self, branch: Branch, tap: int, size: tuple[int, ...] | None) -> None:
@@ -46,7 +72,9 @@ class Reader(nn.Module):
         if size and len(shape) == 3:
             self.pooling, self.width = Resize(self.form, size), self.form.channels
         elif size and len(shape) == 2 and size == (shape[0], 1):
-            self.pooling, self.width = nn.Identity(), self.form.channels
+            self.pooling, self.width = nn.Identity(), shape[1]
+        masked = self.form.masked and isinstance(self.pooling, nn.Identity)
+        self.stand_in = StandIn(self.width, masked) if branch.lacking else None
 
     @property
     def early(self) -> nn.Module | None:
@@ -55,9 +83,11 @@ class Reader(nn.Module):
             return None
         return self.pooling
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, absent: Tensor | None = None) -> Tensor:
+        """`absent`: which rows lack the input, bool [B]; None: no row does."""
         x = self.pooling(x)
-        return self.form.on_grid(x, self.size) if self.size else x
+        x = self.form.on_grid(x, self.size) if self.size else x
+        return x if absent is None or self.stand_in is None else self.stand_in(x, absent)
 
 
 class Readers(nn.Module):
@@ -85,16 +115,22 @@ class Readers(nn.Module):
         readers = self.of[list(self.taps).index(name)]
         return {t: r.early for t, r in zip(self.taps[name], readers, strict=True)}
 
-    def read(self, name: str, values: Mapping[int, Tensor]) -> list[Tensor]:
-        """A branch's taps for the fusion, from their values as the network has them."""
+    def read(
+        self, name: str, values: Mapping[int, Tensor], absent: Tensor | None = None
+    ) -> list[Tensor]:
+        """A branch's taps for the fusion, from their values as the network has them.
+
+        `absent`: which rows lack its input, bool [B]; None: no row does.
+        """
         readers = self.of[list(self.taps).index(name)]
-        return [reader(values[t]) for t, reader in zip(self.taps[name], readers, strict=True)]
+        return [read(values[t], absent) for t, read in zip(self.taps[name], readers, strict=True)]
 
     def forward(self, values: Mapping[Stream, Tensor]) -> dict[str, list[Tensor]]:
-        return {
-            name: self.read(name, self.branches[name].read(given(values, name), taps))
-            for name, taps in self.taps.items()
-        }
+        found = {}
+        for name, taps in self.taps.items():
+            of = given(values, name)
+            found[name] = self.read(name, self.branches[name].read(of, taps), of.get(ABSENT))
+        return found
 
 
 class BranchDropout(nn.Module):
@@ -127,7 +163,10 @@ def mean(x: Tensor) -> Tensor:
 
 
 def given(values: Mapping[Stream, Tensor], name: str) -> dict[int, Tensor]:
-    """Of these values those of one branch, by how many of its stages they lie above."""
+    """Of these values those of one branch, by how many of its stages they lie above.
+
+    Under ABSENT, where that is given, the rows that lack its input.
+    """
     return {stages: value for (of, stages), value in values.items() if of == name}
 
 

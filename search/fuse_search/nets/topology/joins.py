@@ -2,7 +2,8 @@
 
 A join is made for a number of members, a type of task and the shape of a row's probabilities, () of
 numbers. Its `forward` takes them of all members, [M, B, *shape], and gives [B, *shape]. If it
-`learns`, `fit` takes the same of rows that no member was trained on, and their targets.
+`learns`, `fit` takes the same of rows that no member was trained on, and their targets, of which at
+least one label is known. `in_logs`: whether it joins logarithms of probabilities.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from ...data.record import known
 from ..tasks import TINY, TaskType
 
 STEPS = 2000  # of fitting weights of a mean
@@ -28,6 +30,7 @@ Fit = Callable[[Tensor, Tensor, TaskType], Tensor]
 class Mean(nn.Module):
     """The mean, by weights that `by` finds or else even ones."""
 
+    in_logs = False
     weights: Tensor
 
     def __init__(
@@ -53,10 +56,10 @@ class GeometricMean(nn.Module):
 
     def __init__(self, members: int, kind: TaskType, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.discrete = kind.discrete
+        self.in_logs = kind.discrete
 
     def forward(self, chances: Tensor) -> Tensor:
-        if not self.discrete:
+        if not self.in_logs:
             return chances.mean(0)
         return chances.clamp_min(TINY).log().mean(0).softmax(-1)
 
@@ -77,14 +80,14 @@ class Stacking(nn.Module):
 
     def __init__(self, members: int, kind: TaskType, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.discrete, self.shape = kind.discrete, shape
+        self.in_logs, self.shape = kind.discrete, shape
         self.register_buffer("weight", _even(members, prod(shape)))
         self.register_buffer("bias", torch.zeros(prod(shape)))
 
     def fit(self, chances: Tensor, target: Tensor) -> None:
         x = self._features(chances.double())
         start = _even(len(chances), len(self.bias)).to(x)
-        if not self.discrete:
+        if not self.in_logs:
             y = target.double()
             centred, spread = x - x.mean(0), y.var(correction=0).clamp_min(TINY)
             left = y - y.mean() - centred @ start[0]
@@ -118,14 +121,25 @@ class Stacking(nn.Module):
 
     def _features(self, chances: Tensor) -> Tensor:
         """[M, B, *shape] as [B, M * outputs]."""
-        values = chances.clamp_min(TINY).log() if self.discrete else chances
+        values = chances.clamp_min(TINY).log() if self.in_logs else chances
         return values.transpose(0, 1).flatten(1)
 
     def forward(self, chances: Tensor) -> Tensor:
         weight, bias = self.weight.to(chances), self.bias.to(chances)
         found = _linear(self._features(chances), weight, bias)
         found = found.unflatten(1, self.shape) if self.shape else found.squeeze(1)
-        return found.softmax(-1) if self.discrete else found
+        return found.softmax(-1) if self.in_logs else found
+
+
+def filled(chances: Tensor, lacking: Tensor, in_logs: bool) -> Tensor:
+    """What members give, [M, B, ...], with the mean of the others for those that lack a row.
+
+    lacking: bool [M, B]; what all lack stays as it is. in_logs: the geometric mean.
+    """
+    there = (~lacking | lacking.all(0)).view(*lacking.shape, *[1] * (chances.ndim - 2))
+    values = chances.clamp_min(TINY).log() if in_logs else chances
+    mean = (values * there).sum(0) / there.sum(0)
+    return torch.where(there, chances, mean.exp() if in_logs else mean)
 
 
 def _even(members: int, outputs: int) -> Tensor:
@@ -171,12 +185,12 @@ def greedy_weights(chances: Tensor, target: Tensor, kind: TaskType) -> Tensor:
     Each round takes the one that gives the mean of all taken the least loss; the round with the
     least loss of all counts, as shares of one.
     """
-    counts = torch.zeros(len(chances))
+    chances, counts = chances.double(), torch.zeros(len(chances))  # many are nearly as good
     best, least = counts, float("inf")
     total = torch.zeros_like(chances[0])
     for taken in range(1, ROUNDS + 1):
         means = (total + chances) / taken
-        losses = [float(kind.loss(kind.from_probabilities(m), target, 1.0, 0.0)) for m in means]
+        losses = [_loss(kind.from_probabilities(m), target, kind) for m in means]
         chosen = losses.index(min(losses))
         counts[chosen] += 1
         total = total + chances[chosen]
@@ -186,8 +200,16 @@ def greedy_weights(chances: Tensor, target: Tensor, kind: TaskType) -> Tensor:
 
 
 def _of_true(chances: Tensor, target: Tensor) -> Tensor:
-    """What stands at the true outcomes: [..., B, *labels, outcomes] to [..., B, *labels]."""
-    return chances.gather(-1, target.expand(chances.shape[:-1])[..., None]).squeeze(-1)
+    """What stands at the true outcomes that are known: [..., B, *labels, outcomes] to [..., N]."""
+    there = known(target)
+    chances = chances[..., there, :]
+    return chances.gather(-1, target[there].expand(chances.shape[:-1])[..., None]).squeeze(-1)
+
+
+def _loss(output: Tensor, target: Tensor, kind: TaskType) -> float:
+    """The mean over what is known of a target."""
+    there = known(target)
+    return float(kind.loss(output, torch.where(there, target, 0), 1.0, 0.0)[there].mean())
 
 
 JOINS: dict[str, Callable[..., nn.Module]] = {

@@ -55,7 +55,8 @@ class Trunk(nn.Module):
         taps = self.readers(values)
         fused = self.fit(self.fusion(flat(self.drop(taps))))
         trunk = self.branches[0]
-        value = trunk.between(self.form.off_grid(fused), self.entry, len(trunk.stages))
+        entered = self.form.off_grid(fused, taps[self.names[0]][0])
+        value = trunk.between(entered, self.entry, len(trunk.stages))
         return Joined(self.pooling(value), {name: mean(each[-1]) for name, each in taps.items()})
 
 

@@ -1,0 +1,79 @@
+"""What makes a task's target of the cells of a column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from fuse_search.data.readers.reader import Cell
+from fuse_search.data.record import PADDING, Target, by_number
+from fuse_search.data.record import number as number_of
+from fuse_search.errors import InputError, nearest
+from fuse_search.spec import Choice, Classes, TaskSpec
+
+Found = tuple[Target, dict[int, str]]
+"""A target of all rows, and what is wrong with the cells of some."""
+
+
+def label(
+    cells: Sequence[Cell],
+    task: TaskSpec,
+    *,
+    column: str | None = None,
+    classes: Classes | None = None,
+) -> Found:
+    """A class, or several labels such as `cat;dog`; an empty cell is a missing one.
+
+    classes: in this order, any other one being a fault; None: a task's `order`, or those that are
+    there. A lone ";" is a row without any label.
+    """
+    several = task.type == "multilabel"
+    parts = [None if cell is None else _names(str(cell), several) for cell in cells]
+    known = classes or task.order or by_number({n for names in parts if names for n in names})
+    rank, faults = {name: i for i, name in enumerate(known)}, {}
+    for row, names in enumerate(parts):
+        if unknown := [name for name in names or () if name not in rank]:
+            faults[row] = f"there is no class {unknown[0]!r}{nearest(unknown[0], known)}"
+            parts[row] = None
+    if several:
+        values = torch.full((len(cells), len(known)), PADDING)
+        for row, names in enumerate(parts):
+            if names is not None:
+                values[row] = 0
+                values[row, [rank[name] for name in names]] = 1
+        return Target(values, known), faults
+    return Target(torch.tensor([rank[n[0]] if n else PADDING for n in parts]), known), faults
+
+
+def _names(cell: str, several: bool) -> list[str]:
+    parts = cell.split(";") if several else [cell]
+    return [part.strip() for part in parts if part.strip()]
+
+
+def number(cells: Sequence[Cell], task: TaskSpec, *, column: str | None = None) -> Found:
+    """A number; an empty cell is a missing one."""
+    values, faults = [], {}
+    for row, cell in enumerate(cells):
+        value = None if cell is None else number_of(str(cell))
+        if cell is not None and value is None:
+            faults[row] = f"must be a finite number, found {cell!r:.60}"
+        values.append(float("nan") if value is None else value)
+    return Target(torch.tensor(values, dtype=torch.float32), None), faults
+
+
+TARGETS: dict[str, Callable[..., Found]] = {"label": label, "number": number}
+
+
+def make_target(choice: Choice, cells: Sequence[Cell], task: TaskSpec, key: str) -> Found:
+    """The target of a task from a column's cells. Raises InputError: no cell holds anything."""
+    target, faults = TARGETS[choice.name](cells, task, **choice.options)
+    if all(cell is None for cell in cells):
+        raise InputError(f"{key}: the column is empty")
+    return target, faults
+
+
+def left_out(tasks: Mapping[str, TaskSpec]) -> dict[str, Choice]:
+    """What each task's target is where the space doesn't say it: by its type."""
+    numbers = {name: task.type == "regression" for name, task in tasks.items()}
+    return {task: Choice(name="number" if is_one else "label") for task, is_one in numbers.items()}

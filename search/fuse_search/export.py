@@ -1,0 +1,166 @@
+"""A kept network as programs for other places: checked on real rows, and as an MLflow model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .data import Data
+from .data.batches import fetch
+from .data.record import absent
+from .data.table import Table
+from .errors import InputError, TrialError
+from .kept import FILE, Kept, as_written
+from .nets.export import Run, load_onnx, load_program, program, save_onnx, save_program
+from .plugins import in_use
+from .predict import Predictor, summary, told
+from .served import MODULE, PLUGINS
+from .shared import open_shared
+from .tracker.model import TORCH, Model
+
+ONNX = "model.onnx"
+ABOUT = "model.json"
+MOST = 1e-4
+"""By how much a program may differ from the network it was made of."""
+ROWS = 64
+"""How many rows it is checked on."""
+BATCHES = (1, 7)
+
+
+def rows_for(kept: Kept, data: Data, rows: Tensor) -> dict[str, Tensor]:
+    """What the network reads of these rows, by name, on the CPU; at least two."""
+    if len(rows) == 1:
+        rows = rows.repeat(2)
+    inputs, names = fetch(data, rows, "cpu")[0], list(kept.data.inputs)
+    found = {name: inputs[name] for name in names}
+    lacking = {
+        absent(name): data.missing[name][rows.to(data.missing[name].device)].cpu()
+        if name in data.missing
+        else torch.zeros(len(rows), dtype=torch.bool)
+        for name in kept.data.missing
+    }
+    return found | lacking
+
+
+def rows_of_study(kept: Kept, results: Path) -> dict[str, Tensor]:
+    """Validation rows of the study that the network comes from, as `rows_for` gives them.
+
+    Raises InputError when they can't be loaded again.
+    """
+    try:
+        data = open_shared(as_written(kept), "cpu", results, 0).data
+    except InputError as error:
+        rule = "the rows that it was trained on can't be read here: give others by --input"
+        raise InputError(f"{kept.file}: {rule} ({error})") from None
+    return rows_for(kept, data, data.splits["val"][:ROWS])
+
+
+def rows_of_table(kept: Kept, table: Table, folder: Path) -> dict[str, Tensor]:
+    """Rows of a table, as `rows_for` gives them. Raises InputError when one can't be read."""
+    predictor = Predictor(kept)
+    cells = {name: table.column(name, "--input")[:ROWS] for name in predictor.reads}
+    inputs, missing, faults = predictor.read(cells, folder)
+    if faults:
+        raise InputError(summary([f"{table.place(f.row)}: {told(f)}" for f in faults]))
+    data = predictor.rows(inputs, missing)
+    return rows_for(kept, data, data.splits["val"])
+
+
+def export(kept: Kept, inputs: Mapping[str, Tensor], folder: Path) -> Iterator[str]:
+    """Write the network, a torch.export program and ONNX of it into a folder; says what it did.
+
+    inputs: real rows by name, as `rows_for` gives them. What differs from the network is removed.
+
+    Raises:
+        TrialError: a program can't be made, or differs by more than `MOST` from the network.
+        InputError: the packages for ONNX are missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(kept.file, folder / FILE)
+    (folder / ABOUT).write_text(json.dumps(_about(kept, inputs), indent=1), encoding="utf-8")
+    made = program(kept.network, inputs)
+    save_program(made, folder / TORCH)
+    yield _compared(folder / TORCH, load_program, kept.network, inputs)
+    save_onnx(made, tuple(inputs), folder / ONNX)
+    yield _compared(folder / ONNX, load_onnx, kept.network, inputs)
+
+
+def _about(kept: Kept, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What somebody must know to call the programs."""
+    kinds = {name: kept.data.shape(name).kind for name in kept.data.inputs}
+    takes = [
+        {
+            "name": name,
+            "kind": kinds.get(name, "missing"),
+            "dtype": str(values.dtype).removeprefix("torch."),
+            "shape": ["batch", *values.shape[1:]],
+        }
+        for name, values in inputs.items()
+    ]
+    gives = [
+        {"name": task, "type": about.type, "classes": kept.data.targets[task].classes}
+        for task, about in kept.spec.tasks.items()
+    ]
+    return {"inputs": takes, "outputs": gives, "recipe": kept.recipe}
+
+
+def _compared(
+    file: Path, load: Callable[[Path], Run], network: nn.Module, inputs: Mapping[str, Tensor]
+) -> str:
+    """How far a program lies from the network. Raises TrialError, and removes it: too far."""
+    run, most, rows = load(file), 0.0, len(next(iter(inputs.values())))
+    for batch in (*BATCHES, rows):
+        for start in range(0, min(rows, 8 * batch), batch):
+            part = {name: values[start : start + batch] for name, values in inputs.items()}
+            with torch.no_grad():
+                wanted, found = network(part), run(part)
+            most = max(most, *(difference(found[task], wanted[task]) for task in wanted))
+    text = f"{file}: differs from the network by at most {most:.2g}, on {rows} rows"
+    if not most <= MOST:
+        file.unlink()
+        raise TrialError(f"{text}: more than {MOST:g}, so it was removed")
+    return text
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    """The largest difference of two outputs, relative to numbers that are larger than one."""
+    found, wanted = found.double(), wanted.double()
+    return float(((found - wanted).abs() / wanted.abs().clamp_min(1)).max())
+
+
+def package(kept: Kept, inputs: Mapping[str, Tensor], files: Path) -> Model:
+    """Write the files of an MLflow model into a new folder.
+
+    inputs: a few rows, as `rows_for` gives them.
+    """
+    files.mkdir(parents=True)
+    shutil.copyfile(kept.file, files / FILE)
+    _copy_plugins(files / PLUGINS)
+    try:
+        save_program(program(kept.network, inputs), files / TORCH)
+        form = "pt2"
+    except TrialError as error:
+        form = f"no pt2: {error}"
+    predictor = Predictor(kept)
+    return Model(files, "fuse_search.served", predictor.reads, predictor.gives, {"root": "."}, form)
+
+
+def _copy_plugins(folder: Path) -> None:
+    """Copy the plugins in use that are files, and name those that are modules.
+
+    Those of installed distributions are in use wherever they are installed.
+    """
+    named = [plugin for plugin in in_use if not plugin.installed]
+    for i, plugin in enumerate(named):
+        place = folder / str(i)
+        place.mkdir(parents=True)
+        if plugin.is_file:
+            shutil.copyfile(plugin.file, place / plugin.file.name)
+        else:
+            (place / MODULE).write_text(plugin.module.__name__, encoding="utf-8")
