@@ -18,6 +18,9 @@ from PIL import Image
 from rich.console import Console
 
 import fuse_search as package
+from fuse_search.data.batches import fetch
+from fuse_search.export import rows_of_study
+from fuse_search.kept import read_kept
 from fuse_search.leases import Leases
 from fuse_search.tracker import Tracker
 from mlflow_page import CHROMIUM, NO_CHROMIUM, chromium_page, compare_page, ui_server
@@ -148,6 +151,34 @@ def test_the_best_network_loads_from_mlflow_in_a_new_process(finished):
         command, cwd=cwd, env=environment(cwd), capture_output=True, text=True, timeout=120
     )
     assert done.stdout.strip() == "{'left': (3, 10), 'right': (3, 10)} False", done.stderr
+
+
+def test_the_best_trial_predicts_what_it_did_on_validation(finished, tmp_path, capsys, monkeypatch):
+    cwd, space, _ = finished
+    monkeypatch.chdir(cwd)
+    study = run(space)
+    data = study._shared.data
+    rows = data.splits["val"]
+    for i in rows.tolist():
+        Image.fromarray(data.inputs["image"][i, 0].numpy()).save(tmp_path / f"{i}.png")
+    table, out = tmp_path / "rows.csv", tmp_path / "out.csv"
+    table.write_text("\n".join(["image", *(f"{i}.png" for i in rows.tolist())]) + "\n")
+    best = status(space, cwd)["best_trial"]
+    client = Tracker(None, cwd / "results").client
+    (experiment,) = client.search_experiments(filter_string="name = 'small'")
+    (logged,) = client.search_runs([experiment.experiment_id], f"tags.trial = '{best}'")
+    inputs = fetch(data, rows, "cpu")[0]
+    with torch.no_grad():
+        outputs = study.load()(inputs)
+    wanted = outputs["left"].softmax(1).numpy()
+    for model in (cwd / "results/small", logged.info.run_id):
+        command(capsys, "predict", "--model", model, "--input", table, "--output", out)
+        found = pd.read_csv(out)
+        chances = found[[f"probability_left_{digit}" for digit in range(10)]].to_numpy()
+        assert chances == pytest.approx(wanted, abs=1e-6)
+    # what its export is checked on
+    again = rows_of_study(read_kept(cwd / "results/small/best.safetensors"), cwd / "results")
+    assert again.keys() == {"image"} and torch.equal(again["image"], inputs["image"])
 
 
 @pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=NO_CHROMIUM)

@@ -159,6 +159,7 @@ NETWORKS = {"mine": mine}
         ('"product": Product', '"train": Product', 20, "'train' is a section of the space"),
         ("FUSIONS =", "WEIGHTS =", 20, "WEIGHTS: no plugin can add any: name a checkpoint file"),
         ('"product": Product', '"a b": Product', 20, "begins with a letter, found 'a b'"),
+        ('"product": Product', '"product": nn.ReLU()', 20, "or a function, found ReLU()"),
         ('"product": Product', '"product": 3', 20, "product: must be a class or a function"),
         ('{"product": Product}', "[Product]", 20, "FUSIONS: must be a dict of the plugin's own"),
         ("FUSIONS =", "FUSION =", 1, "must hold a registry, found none; did you mean 'FUSIONS'?"),

@@ -77,6 +77,13 @@ def test_pictures_fit(pictures: Path, tmp_path: Path, capsys: Capture) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures", "space.yaml"]
 
 
+def test_a_network_of_another_kind(pictures: Path, tmp_path: Path, capsys: Capture) -> None:
+    space = write(tmp_path, FOLDER, LABEL, ", other: {network: lstm}")
+    assert refused(capsys, space) == [
+        ":4: branches.other: lstm reads frames or tokens, found images of shape (1, 8, 8)"
+    ]
+
+
 def test_unreadable_image(pictures: Path, tmp_path: Path, capsys: Capture) -> None:
     (pictures / "cats" / "3.png").write_bytes(b"no picture")
     (line,) = refused(capsys, write(tmp_path, FOLDER, LABEL))
@@ -117,8 +124,8 @@ def test_all_branches_that_do_not_fit_at_once(tmp_path: Path, capsys: Capture) -
     lines = refused(capsys, write(tmp_path, "multidigits", more=branches))
     assert [line.partition("; ")[0] for line in lines] == [
         ":4: branches.second: resnet18 has no weights 'IMAGENET1K_V3'",
-        ":4: branches.third: other.pt doesn't fit Sequential: of its tensors 6 missing "
-        "(block1.0.weight, block1.0.bias, block2.0.weight, ...)",
+        ":4: branches.third: other.pt doesn't fit Sequential: none of its tensors is called like one "
+        "of the network's",
         ":4: branches.fourth.input: the data has no input 'text': image",
     ]
 
@@ -298,7 +305,7 @@ def test_how_branches_are_trained_alone_must_fit(
 ) -> None:
     vectors = rows()
     del vectors.inputs["image"]
-    monkeypatch.setattr("fuse_search.shared.load", lambda about, seed: vectors)
+    monkeypatch.setattr("fuse_search.shared.load", lambda about, seed, wanted: vectors)
     file = write(tmp_path, "multidigits")
     network = "branches.small={network: mlp, input: vector}"
     assert preflight(read_space(file, [network]), "cpu", tmp_path).corners

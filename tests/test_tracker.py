@@ -15,7 +15,9 @@ from PIL import Image
 from torch import nn
 
 from fuse_search.errors import InputError, masked
+from fuse_search.nets.export import program, save_program
 from fuse_search.tracker import Run, Tracker
+from fuse_search.tracker.model import TORCH, Model
 from fuse_search.ui import serve_ui
 
 
@@ -29,23 +31,17 @@ class TwoHeads(nn.Module):
         )
         self.heads = nn.ModuleDict({"left": nn.Linear(64, 3), "right": nn.Linear(64, 2)})
 
-    def forward(self, x):
-        feats = self.trunk(x)
+    def forward(self, inputs):
+        feats = self.trunk(inputs["image"])
         return {task: head(feats) for task, head in self.heads.items()}
 
 
-class Branching(nn.Module):
-    """Decides by its input's values, which no exported program can."""
-
-    def forward(self, x):
-        return {"left": x.flatten(1) if x.sum() > 0 else -x.flatten(1)}
-
-
-class FixedBatch(TwoHeads):
-    """Exports without complaint, for the example's batch size only."""
-
-    def forward(self, x):
-        return super().forward(x.reshape(2, 1, 4, 4))
+def model_of(network: nn.Module, files: Path) -> Model:
+    """What an MLflow model is made of, with a program of the network in a new folder."""
+    files.mkdir()
+    save_program(program(network.eval(), {"image": torch.rand(2, 1, 4, 4)}), files / TORCH)
+    reads, gives = {"photo": False, "age": True}, {"prediction_left": False, "p": True}
+    return Model(files, "fuse_search.served", reads, gives, {"age"}, {"root": "."}, "pt2")
 
 
 @pytest.fixture(scope="module")
@@ -254,19 +250,18 @@ def test_artifacts(tracker, tmp_path):
     assert (home / "figures" / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_model_predicts_in_a_new_process(tracker, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_models_program_runs_in_a_new_process(tracker, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
     torch.manual_seed(0)
     network = TwoHeads()
     run = tracker.open_study("models", {}).child("0 best", {"train.lr": "0.1"})
-    uri = run.model(network, torch.rand(2, 1, 4, 4))
-    assert network.training  # the caller's network stays as it was
-    assert not list(tmp_path.iterdir())
+    uri = run.model(model_of(network, tmp_path / "files"))
+    assert not list(Path().iterdir())
 
     batches = [torch.rand(size, 1, 4, 4) for size in (1, 2, 7)]
-    network.eval()
     for batch, predicted in zip(batches, load_and_predict(tracker, uri, batches), strict=True):
-        for task, expected in network(batch).items():
+        for task, expected in network({"image": batch}).items():
             torch.testing.assert_close(torch.tensor(predicted[task]), expected)
 
     stored = tracker.client.get_run(run.run_id)
@@ -278,44 +273,33 @@ def test_a_model_predicts_in_a_new_process(tracker, tmp_path, monkeypatch):
     assert model.params == {"train.lr": "0.1"}
 
 
-def test_a_models_signature(tracker):
-    from mlflow.models import Model
+def test_a_models_signature_names_its_columns(tracker, tmp_path):
+    import mlflow.models
 
-    uri = tracker.open_study("signature", {}).model(TwoHeads(), torch.rand(2, 1, 4, 4))
+    made = model_of(TwoHeads(), tmp_path / "files")
+    uri = tracker.open_study("signature", {}).model(made)
     path = tracker.client.get_logged_model(uri.split("/")[1]).artifact_location
-    signature = Model.load(path).signature.to_dict()
+    signature = mlflow.models.Model.load(path).signature.to_dict()
     inputs, outputs = json.loads(signature["inputs"]), json.loads(signature["outputs"])
     assert inputs == [
-        {"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 1, 4, 4]}}
+        {"type": "string", "name": "photo", "required": True},
+        {"type": "double", "name": "age", "required": False},
     ]
-    assert [(spec["name"], spec["tensor-spec"]["shape"]) for spec in outputs] == [
-        ("left", [-1, 3]),
-        ("right", [-1, 2]),
+    assert [(each["name"], each["type"]) for each in outputs] == [
+        ("prediction_left", "string"),
+        ("p", "double"),
     ]
 
 
-def test_a_model_that_is_logged_again_takes_the_place_of_the_first(tracker):
+def test_a_model_that_is_logged_again_takes_the_place_of_the_first(tracker, tmp_path):
     run = tracker.open_study("models again", {}).child("0", {})
-    first, second = (run.model(TwoHeads(), torch.rand(2, 1, 4, 4)) for _ in range(2))
+    made = model_of(TwoHeads(), tmp_path / "files")
+    first, second = (run.model(made) for _ in range(2))
     assert first == second
     found = tracker.client.search_logged_models([run.experiment_id])
     assert [f"models:/{model.model_id}" for model in found] == [first]
     outputs = tracker.client.get_run(run.run_id).outputs.model_outputs
     assert [output.model_id for output in outputs] == [found[0].model_id]
-
-
-@pytest.mark.parametrize("network", [Branching(), FixedBatch()])
-def test_what_cannot_be_exported_is_pickled_and_says_so(tracker, network):
-    import mlflow
-
-    study = tracker.open_study("pickles", {})
-    run = study.child("0", {})
-    uri = run.model(network, torch.rand(2, 1, 4, 4))
-    assert tracker.client.get_run(run.run_id).data.tags["fuse_search.model"].startswith("pickle (")
-    path = tracker.client.get_logged_model(uri.split("/")[1]).artifact_location
-    x = torch.rand(2, 1, 4, 4)
-    loaded = mlflow.pytorch.load_model(path, weights_only=False)
-    assert torch.equal(loaded(x)["left"], network.eval()(x)["left"])
 
 
 def test_workers_that_start_at_once_share_one_study_and_write_nowhere_else(tmp_path):

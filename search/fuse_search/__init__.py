@@ -1,11 +1,14 @@
 """Search over how to merge several neural networks and train them end to end."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, TrialError
 
 if TYPE_CHECKING:
     from .launch import FusionStudy, run
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when its package is imported
 
 __all__ = ["FusionStudy", "InputError", "TrialError", "run"]
 

@@ -48,8 +48,8 @@ def _log_best(study: Study, shared: Shared, parent: Run, folder: Path, console: 
         if run := parent.below(trial=str(best.number)):
             kept = read_kept(folder / BEST)
             rows = rows_for(kept, shared.data, shared.data.splits["val"][:4])
-            with TemporaryDirectory() as folder:
-                run.model(package(kept, rows, Path(folder, "network")))
+            with TemporaryDirectory() as files:
+                run.model(package(kept, rows, Path(files, "network")))
         study.note("model", best.number)
     except Exception as error:  # the store may be away; the answer is not
         console.print(f"the best network could not be logged to MLflow: {error}")

@@ -114,13 +114,14 @@ def _compared(
     file: Path, load: Callable[[Path], Run], network: nn.Module, inputs: Mapping[str, Tensor]
 ) -> str:
     """How far a program lies from the network. Raises TrialError, and removes it: too far."""
-    run, most, rows = load(file), 0.0, len(next(iter(inputs.values())))
+    run, found, rows = load(file), list[float](), len(next(iter(inputs.values())))
     for batch in (*BATCHES, rows):
         for start in range(0, min(rows, 8 * batch), batch):
             part = {name: values[start : start + batch] for name, values in inputs.items()}
             with torch.no_grad():
-                wanted, found = network(part), run(part)
-            most = max(most, *(difference(found[task], wanted[task]) for task in wanted))
+                wanted, given = network(part), run(part)
+            found += [difference(given[task], wanted[task]) for task in wanted]
+    most = float(torch.tensor(found).max())  # unlike Python's, nan where one is
     text = f"{file}: differs from the network by at most {most:.2g}, on {rows} rows"
     if not most <= MOST:
         file.unlink()
@@ -148,7 +149,15 @@ def package(kept: Kept, inputs: Mapping[str, Tensor], files: Path) -> Model:
     except TrialError as error:
         form = f"no pt2: {error}"
     predictor = Predictor(kept)
-    return Model(files, "fuse_search.served", predictor.reads, predictor.gives, {"root": "."}, form)
+    return Model(
+        files,
+        "fuse_search.served",
+        predictor.reads,
+        predictor.gives,
+        predictor.optional,
+        {"root": "."},
+        form,
+    )
 
 
 def _copy_plugins(folder: Path) -> None:

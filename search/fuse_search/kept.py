@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -68,12 +68,14 @@ def _about(spec: TrialSpec, data: Data) -> dict[str, Any]:
             "statistics": [] if _discrete(shape) else [t.tolist() for t in data.statistics(name)],
         }
     classes = {task: data.targets[task].classes for task in spec.tasks}
-    return {"inputs": inputs, "classes": classes, "recipe": _recipe(data, used), "plugins": PLUGINS}
+    plugins = {digest: Path(file).name for file, digest in PLUGINS.items()}
+    return {"inputs": inputs, "classes": classes, "recipe": _recipe(data, used), "plugins": plugins}
 
 
 def _recipe(data: Data, used: set[str]) -> dict[str, Any] | None:
+    read = replace(data, inputs={name: data.inputs[name] for name in used})
     try:
-        recipe = data.recipe or default_recipe(data)
+        recipe = data.recipe or default_recipe(read)
     except InputError:  # its source says nothing, and its rows are no images or numbers
         return None
     inputs = {name: each for name, each in recipe["inputs"].items() if name in used}
@@ -90,7 +92,7 @@ def read_kept(file: Path) -> Kept:
     if "about" not in metadata:
         raise InputError(f"{file}: holds weights, but not what to build of them")
     about = json.loads(metadata["about"])
-    for plugin, digest in about["plugins"].items():
+    for digest, plugin in about["plugins"].items():
         if digest not in PLUGINS.values():
             rule = "the network was trained with a plugin, which must be given as it was then"
             raise InputError(f"{file}: {rule}: --plugin {plugin}")
@@ -102,7 +104,8 @@ def read_kept(file: Path) -> Kept:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{file}: the network can't be built as it was: {reason}") from error
-    return Kept(file, metadata["spec"], spec, data, network.eval(), about["recipe"])
+    network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as trials
+    return Kept(file, metadata["spec"], spec, data, network, about["recipe"])
 
 
 def _network(spec: TrialSpec, data: Data) -> nn.Module:
@@ -155,7 +158,7 @@ def _stand_in(spec: TrialSpec, about: Mapping[str, Any]) -> Data:
         vocabularies={name: shape.vocabulary for name, shape in shapes.items()},
         missing={name: lacking for name, each in about["inputs"].items() if each["missing"]},
         _statistics={
-            name: tuple(map(torch.tensor, each["statistics"]))
+            name: (torch.tensor(each["statistics"][0]), torch.tensor(each["statistics"][1]))
             for name, each in about["inputs"].items()
             if each["statistics"]
         },

@@ -25,6 +25,7 @@ from .version import PLUGINS
 from .worker import Worker
 
 MOST_OF_A_TAG = 5000  # characters, in MLflow
+MOST_ROWS = 300  # that are named in a report
 
 
 @dataclass
@@ -49,7 +50,7 @@ class Opened:
         }
         for name, report in self.ready.loaded.items():
             about[f"weights.{name}"] = str(report)
-        if rows := notes(self.ready.shared.data):
+        if rows := notes(self.ready.shared.data, MOST_ROWS):
             about["rows"] = "\n".join(rows)[:MOST_OF_A_TAG]
         return tracker.open_study(space.study, space.leaves(), about)
 
@@ -113,7 +114,7 @@ def _open(url: str, space: Space, ready: Preflight, folder: Path) -> Study:
         "overrides": list(space.overrides),
         "content": content,
         "val_rows": len(ready.shared.data.splits["val"]),
-        "rows": notes(ready.shared.data),
+        "rows": notes(ready.shared.data, MOST_ROWS),
     }
     for key, value in about.items():
         if study.attributes.get(key) != value:

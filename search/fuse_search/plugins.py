@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,23 +22,23 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any, NoReturn
-
-from pydantic import TypeAdapter, ValidationError
 
 from .errors import InputError, nearest
 from .space import catalogue
-from .space.catalogue import REGISTRIES, REQUIRED, Entry, Option
-from .space.fit import unpack
+from .space.catalogue import REGISTRIES, Entry
+from .space.signature import entry_of
 from .spec import CHECKPOINTS, TrialSpec
 from .version import PLUGINS, SOURCES
 
 GROUP = "fuse_search.plugins"
 FILES = "plugin_"  # so begin the names of modules that are files
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-SEARCHED = ("topologies", "fusions", "unfreezings", "weightings", "optimizers", "schedules")
-SEARCHED += ("policies",)
+SEARCHED = (
+    *("topologies", "fusions", "unfreezings", "weightings"),
+    *("optimizers", "schedules", "policies"),
+)
 """The registries among whose entries a space can search."""
 
 _registered: list[tuple[dict[str, Any], str]] = []
@@ -209,7 +208,7 @@ def _add(plugin: Plugin) -> None:
         for name, made in table.items():
             place = f"{plugin.file}:{_line(plugin.file, variable, name)}: {variable}"
             _check_name(name, registry, place)
-            of = _network if registry == "networks" else _entry
+            of = _network if registry == "networks" else entry_of
             catalogue.ADDED.setdefault(registry, {})[name] = of(made, f"{place}: {name}")
             ours[name] = made
             _registered.append((ours, name))
@@ -253,57 +252,11 @@ def _network(made: Any, place: str) -> Entry:
     from .nets import Network  # by now the plugin's networks have brought torch
 
     if not isinstance(made, Network):
-        return _entry(made, place)
+        return entry_of(made, place)
     for name in made.weights:
         if name in ("none", "solo") or not NAME.fullmatch(name) or name.endswith(CHECKPOINTS):
             raise InputError(f"{place}: weights can't be called {name!r}")
-    return replace(_entry(made.build, place), weights=tuple(made.weights))
-
-
-def _entry(made: Any, place: str) -> Entry:
-    """What the catalogue says of a class or function."""
-    if not inspect.isclass(made) and not inspect.isfunction(made):
-        raise InputError(f"{place}: must be a class or a function, found {made!r}")
-    summary = inspect.cleandoc(made.__doc__ or "").partition("\n")[0]
-    function = _maker(made) if inspect.isclass(made) else made
-    if function is None:
-        return Entry(summary, {})
-    options, free = {}, None
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            options[name] = _option(function, parameter)
-        elif parameter.kind is parameter.VAR_KEYWORD:
-            free = _option(function, parameter).annotation
-    return Entry(summary, options, free, fits=getattr(made, "fits", ()))
-
-
-def _maker(made: type) -> FunctionType | None:
-    """The `__init__` of a class or of what it is made from; none, where that is a library's."""
-    owner = next(each for each in made.__mro__ if "__init__" in vars(each))
-    found = vars(owner)["__init__"]
-    library = owner.__module__.partition(".")[0] in ("builtins", "torch")
-    return found if inspect.isfunction(found) and not library else None
-
-
-def _option(function: Callable[..., Any], parameter: inspect.Parameter) -> Option:
-    code = inspect.unwrap(function).__code__
-    place = f"{code.co_filename}:{code.co_firstlineno}: {function.__qualname__}"
-    annotation = parameter.annotation
-    if annotation is parameter.empty:
-        raise InputError(f"{place}: the option {parameter.name!r} needs a type")
-    default = REQUIRED if parameter.default is parameter.empty else parameter.default
-    try:
-        while isinstance(annotation, str):
-            annotation = eval(annotation, inspect.unwrap(function).__globals__)
-        if unpack(annotation)[1] is None:  # or else it is the name of something
-            adapter = TypeAdapter(annotation)
-            adapter.json_schema()
-            if default is not REQUIRED:
-                adapter.validate_python(default, strict=True)
-    except ValidationError:
-        rule = f"the default of the option {parameter.name!r} doesn't fit its type"
-        raise InputError(f"{place}: {rule}, found {default!r}") from None
-    except Exception as error:  # pydantic's, or what the text of the annotation raises
-        rule = f"the type of the option {parameter.name!r} is none that a space can hold"
-        raise InputError(f"{place}: {rule}: {str(error).splitlines()[0]}") from None
-    return Option(annotation, default)
+    mean, std = ((len(each) if each else 0) for each in (made.mean, made.std))
+    if mean != std:
+        raise InputError(f"{place}: mean and std must have the same length, found {mean} and {std}")
+    return replace(entry_of(made.build, place), weights=tuple(made.weights))

@@ -44,11 +44,13 @@ class Predictor:
         if kept.recipe is None:
             raise InputError(f"{kept.file}: how its inputs are read from a table is not known")
         self.kept, self.device = kept, device
-        kept.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        kept.network.to(device)
         self._recipe, self._readings = kept.recipe, readings_of(kept.recipe)
-        inputs = kept.recipe["inputs"].values()
-        self.reads = {c: each["reader"] == NUMBERS for each in inputs for c in each["columns"]}
+        inputs = kept.recipe["inputs"].items()
+        self.reads = {c: each["reader"] == NUMBERS for _, each in inputs for c in each["columns"]}
         """The columns that it reads, and whether they hold numbers."""
+        self.optional = {c for n, each in inputs if n in kept.data.missing for c in each["columns"]}
+        """Those of inputs that a row may lack."""
 
     @property
     def gives(self) -> dict[str, bool]:

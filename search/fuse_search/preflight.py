@@ -89,11 +89,13 @@ class Preflight:
 def preflight(
     space: Space,
     device: str | None,
-    results: Path,
+    results: Path | None,
     cache_budget: int | None = None,
     sharing: Mapping[Place, int] = MappingProxyType({}),
 ) -> Preflight:
     """Load the rows, run every branch, and build networks from all over the space.
+
+    results: where rows that are read from files are kept; None: nowhere.
 
     Raises:
         InputError: says what is wrong with the data or the branches, or why no corner of the space

@@ -14,7 +14,8 @@ from .data.readers.reader import Cell
 from .errors import InputError
 from .kept import FILE, read_kept
 from .plugins import use
-from .predict import Predictor, summary
+from .predict import Predictor, summary, told
+from .tracker.model import refusal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,14 +36,20 @@ class Served:
         """A row of predictions for each row; see predict.named.
 
         A file is given by its path, its bytes, or `data:;base64,…`.
-        Raises InputError when a column is missing, or listing the rows that can't be read.
+        Raises what MLflow answers with: a column is missing, or rows can't be read.
         """
         import pandas as pd
 
-        cells = {name: [_cell(value) for value in model_input[name]] for name in model_input}
-        columns, faults = self._predictor(cells, self._root)
+        cells: dict[str, list[Cell]] = {
+            n: [None] * len(model_input) for n in self._predictor.optional
+        }
+        cells |= {name: [_cell(value) for value in model_input[name]] for name in model_input}
+        try:
+            columns, faults = self._predictor(cells, self._root)
+        except InputError as error:
+            raise refusal(str(error)) from None
         if faults:
-            raise InputError(summary([f"row {f.row + 1}: {f.column}: {f.reason}" for f in faults]))
+            raise refusal(summary([f"row {f.row + 1}: {told(f)}" for f in faults]))
         return pd.DataFrame(columns)
 
 
@@ -59,5 +66,6 @@ def _cell(value: Any) -> Cell:
 def _load_pyfunc(path: str, model_config: dict[str, Any]) -> Served:
     """Load the model whose files lie in `path`, with the plugins that it brings."""
     files = sorted(Path(path, PLUGINS).glob("*/*"), key=lambda file: int(file.parent.name))
-    use(file if file.name != MODULE else file.read_text(encoding="utf-8") for file in files)
+    if files:  # or those that are in use stay so
+        use(file if file.name != MODULE else file.read_text(encoding="utf-8") for file in files)
     return Served(Predictor(read_kept(Path(path, FILE))), Path(model_config["root"]))

@@ -65,7 +65,7 @@ class Shared:
 def open_shared(
     spec: TrialSpec,
     device: str | None,
-    results: Path,
+    results: Path | None,
     cache_budget: int | None = None,
     sharing: Mapping[Place, int] = MappingProxyType({}),
     say: Callable[[str], None] = print,
@@ -73,17 +73,19 @@ def open_shared(
     """Load the rows, hold them on the device when they fit, and check the tasks against them.
 
     `device` is a torch device string; None means CUDA when there is one. Branches trained alone
-    go to `results/solo`, values of frozen stages to `results/cache`: of these at most
-    `cache_budget` bytes; None: a share of what is free. `sharing`: as Prefixes has it.
+    go to `results/solo`, rows that are read from files to `results/data` (None: these are not
+    kept), values of frozen stages to `results/cache`: of these at most `cache_budget` bytes; None:
+    a share of what is free. `sharing`: as Prefixes has it.
 
     Raises:
         InputError: the rows can't be loaded, or a task doesn't fit them.
     """
     chosen = device_named(device)
-    wanted = Wanted(spec.tasks, _brought(spec), results / "data", say)
+    wanted = Wanted(spec.tasks, _brought(spec), results and results / "data", say)
     data = _fitted(load(spec.data, spec.seed, wanted), spec)
     if chosen.type != "cuda" or data.nbytes < torch.cuda.mem_get_info(chosen)[0] / 2:
         data = data.to(chosen)
+    results = results or Path()
     prefixes = Prefixes(data, chosen, results / "cache", cache_budget, sharing)
     return Shared(data, chosen, results / "solo", prefixes)
 
@@ -118,6 +120,10 @@ def _fitted(data: Data, spec: TrialSpec) -> Data:
         for split, rows in data.splits.items():
             if not known[rows].any():
                 raise InputError(f"tasks.{name}: no row of the {split} split has a known target")
+    for name, branch in spec.branches.items():
+        if branch.input in data.missing and data.missing[branch.input][data.splits["train"]].all():
+            rule = f"no row of the train split has {branch.input!r}"
+            raise InputError(f"branches.{name}.input: {rule}")
     return replace(data, targets=targets)
 
 

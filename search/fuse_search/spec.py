@@ -165,10 +165,12 @@ class TaskSpec(Record):
 
 class BranchSpec(Record):
     network: Network
-    """For images conv3x3, conv5x5 or a torchvision classification model by its name; for sequences
-    lstm, gru, transformer or conv1d; for vectors, categories and images mlp."""
+    """For images conv3x3, conv5x5, a torchvision classification model by its name or timm:NAME; for
+    sequences lstm, gru, transformer or conv1d; for texts hf:NAME_OR_FOLDER too; for vectors,
+    categories and images mlp."""
     weights: Weights = Choice(name="none")
-    """none, solo, a torchvision weights name (IMAGENET1K_V1, DEFAULT) or a checkpoint file."""
+    """none, solo, a torchvision weights name (IMAGENET1K_V1, DEFAULT), pretrained (timm:, hf:), a
+    name that a plugin's network brings, or a checkpoint file."""
     input: str = "image"
     """The input of the data that this branch reads."""
     size: Side | None = None

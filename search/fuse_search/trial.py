@@ -29,10 +29,10 @@ from .identity import identity
 from .leases import Lease
 from .nets.branch import Branch
 from .nets.merged import Merged, build_ensemble, join, tapped
+from .nets.state import load_state, save_state
 from .nets.tasks import TASKS
 from .nets.topology import Ensemble
 from .nets.unfreeze import at_most, deepest
-from .nets.state import load_state, save_state
 from .shared import Shared
 from .spec import TrialSpec
 from .train.checkpoint import Checkpoints, State

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
@@ -44,18 +43,6 @@ def decoded(tmp_path, values, keep=None, **options):
     given = Given(dict(zip(map(str, range(len(values))), values, strict=True)), **options)
     cells = {"x": [(name,) for name in given.values]}
     return decode({"x": Reading("given", {}, ("x",), given)}, cells, [], tmp_path, keep), given
-
-
-def opened_below(folder):
-    """Paths that were opened, from now on."""
-    found = []
-
-    def hook(event, arguments):
-        if event == "open" and str(arguments[0]).startswith(str(folder)):
-            found.append(str(arguments[0]))
-
-    sys.addaudithook(hook)  # stays for good
-    return found
 
 
 def test_rows_of_every_kind(tmp_path):

@@ -147,6 +147,13 @@ def test_more_bad_rows_than_good_ones_are_never_left_out(here: Path) -> None:
     assert len(found) == 9
 
 
+def test_what_bad_rows_alone_lack_is_not_missing(here: Path) -> None:
+    text = many(y="{i}").replace("\n4,a,4\n", "\n,a,four\n")
+    inputs = {"x": choice("number"), "y": choice("number")}
+    data = read(here, text, inputs=inputs, tasks=MOOD, split=None, on_error="skip")
+    assert list(data.skipped) == [4] and data.missing == {}
+
+
 def many(count: int = 40, **columns: str) -> str:
     """Rows of a number, a class, and other columns made of formats of the row's number."""
     head = ",".join(["x", "mood", *columns])

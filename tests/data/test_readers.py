@@ -293,10 +293,25 @@ def test_a_reader_without_options_is_the_one_that_a_network_brings():
     assert two.columns == ("age", "weight")
 
 
+def test_options_that_are_left_open_are_those_of_a_network_s_reader_of_the_kind():
+    brought = partial(READERS["text"], tokenizer="bytes", length=8)
+    # A space that leaves an option out says its default.
+    plain = {"tokenizer": "words", "vocabulary": 20_000, "length": None, "column": None}
+    found = reading("words", Choice(name="text", options=plain), brought)
+    assert found.options == {"tokenizer": "bytes", "length": 8}
+    found = reading("words", Choice(name="text", options={**plain, "length": 4}), brought)
+    assert found.options == {"tokenizer": "bytes", "length": 4}
+    found = reading("words", Choice(name="text", options={**plain, "column": "said"}), brought)
+    assert (found.columns, found.reader.length) == (("said",), 8)
+
+
 def test_images_without_a_size_have_that_of_the_data():
     assert reading("image", Choice(name="image"), image_size=8).reader.size == 8
     own = Choice(name="image", options={"size": 9})
     assert reading("image", own, image_size=8).reader.size == 9
+    left = Choice(name="image", options={"size": None, "channels": "colour", "column": None})
+    assert reading("image", left, image_size=8).reader.size == 8
+    assert reading("image", left, partial(READERS["image"], size=7), 8).reader.size == 7
 
 
 def test_a_reader_that_could_not_be_made_again_is_refused():

@@ -69,6 +69,15 @@ def test_groups_stay_whole_and_splits_are_near_their_shares(sizes, seed):
         assert len(part) < share * len(rows) + ours.max() + 1e-6
 
 
+def test_a_full_split_takes_no_further_group():
+    """Though it lacks most of the last groups' class."""
+    groups = torch.arange(7).repeat_interleave(torch.tensor([3, 1, 6, 4, 3, 7, 6]))
+    labels = torch.tensor([0, 2, 2, 2, 1, 0, 1])[groups]
+    splits = hold_out_groups(torch.arange(30), labels, groups, SHARES, generator())
+    for part, share in zip(splits.values(), (0.7, 0.2, 0.1), strict=True):
+        assert len(part) < share * 30 + groups[part].bincount().max()
+
+
 @given(classes=st.lists(st.integers(20, 60), min_size=2, max_size=4), seed=st.integers(0, 9))
 @settings(deadline=None, max_examples=30)
 def test_groups_of_one_row_are_stratified(classes, seed):

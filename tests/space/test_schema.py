@@ -18,6 +18,7 @@ SCHEMA = json.loads(json.dumps(json_schema()))
 # What only the reader can know: names and numbers that depend on other places, and files.
 BEYOND_A_SCHEMA = {
     "grid_steps",
+    "losses_of_types",
     "manifest_columns",
     "missing_files",
     "mixing",

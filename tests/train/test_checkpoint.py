@@ -122,6 +122,11 @@ CASES = {
         "unfreeze": {"depth": 2, "schedule": choice("gradual"), "lr_decay": 0.5},
         "train": ALL_AT_ONCE | {"mixup": 0.4, "ema": 0.8},
     },
+    "a network of timm": {
+        "branches": {"a": {"network": choice("timm:test_efficientnet"), "size": 32}},
+        "unfreeze": {"depth": 2},
+        "train": ALL_AT_ONCE | {"drop_path": 0.3, "batch_size": 12},
+    },
     "batch norm": {
         "branches": {"a": {"network": choice("resnet18"), "size": 32}},
         "unfreeze": {"depth": 2},

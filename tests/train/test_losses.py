@@ -99,7 +99,9 @@ def weighted(type, task, weights, data=DATA, **more):
 
 def test_class_weights_weigh_the_mean_as_torch_does():
     output, true = outputs_of(9)["left"], DATA.targets["left"].values[:9]
-    found = weighted("classification", "left", {"a": 3.0, "c": 0.5})({"left": output}, {"left": true})
+    found = weighted("classification", "left", {"a": 3.0, "c": 0.5})(
+        {"left": output}, {"left": true}
+    )
     expected = F.cross_entropy(output, true, weight=torch.tensor([3.0, 1.0, 0.5]))
     torch.testing.assert_close(found["left"], expected)
     some = torch.where(torch.arange(9) < 4, PADDING, true)
@@ -127,7 +129,9 @@ def test_a_label_s_weight_is_that_of_its_presence():
 
 
 def test_balanced_weights_come_from_the_known_training_rows():
-    given = spec(tasks={t: about | {"class_weights": "balanced"} for t, about in EVERY_TYPE.items()})
+    given = spec(
+        tasks={t: about | {"class_weights": "balanced"} for t, about in EVERY_TYPE.items()}
+    )
     target = SPARSE.targets["left"]
     known = TRAIN[target.known[TRAIN]]
     values = target.values[known].numpy()
@@ -147,7 +151,9 @@ def test_balanced_weights_come_from_the_known_training_rows():
 def test_focal_loss_is_the_cross_entropy_times_what_is_left_to_one():
     output, true = outputs_of(9)["left"], DATA.targets["left"].values[:9]
     p = output.softmax(1).gather(1, true[:, None])[:, 0]
-    torch.testing.assert_close(LOSSES["focal"](output, true, gamma=1.5), -((1 - p) ** 1.5) * p.log())
+    torch.testing.assert_close(
+        LOSSES["focal"](output, true, gamma=1.5), -((1 - p) ** 1.5) * p.log()
+    )
     plain = F.cross_entropy(output, true, reduction="none")
     torch.testing.assert_close(LOSSES["focal"](output, true, gamma=0.0), plain)
     output, true = outputs_of(9)["marks"], DATA.targets["marks"].values[:9]
@@ -264,8 +270,14 @@ def test_labels_that_are_unknown_count_in_no_metric():
     assert found["macro_f1"] == pytest.approx((1 + 2 / 3) / 2) and found["map"] == 1.0
 
 
-@pytest.mark.parametrize("how", ["fitted", "greedy", "stacking"])
-@pytest.mark.parametrize("task", EVERY_TYPE)
+@pytest.mark.parametrize(
+    ("how", "task"),
+    [
+        *(("fitted", task) for task in EVERY_TYPE),
+        *(("greedy", task) for task in ("marks", "age")),
+        *(("stacking", task) for task in ("marks", "age")),
+    ],
+)
 def test_an_ensemble_is_fitted_to_the_known_rows(how, task):
     kind, target = TASKS[EVERY_TYPE[task]["type"]], DATA.targets[task].values[:12]
     several = [outputs_of(12, seed)[task].detach() for seed in (1, 2)]

@@ -1,6 +1,7 @@
 """Stored or computed again: the same bits, and what is shared is computed once."""
 
 import itertools
+import json
 import math
 import shutil
 import subprocess
@@ -168,6 +169,23 @@ def test_the_same_bits_with_frames_tokens_and_categories(topology, depth, tmp_pa
     places = equal(given, tmp_path, SENTENCES)
     assert {n for n, *_ in places} == ({"voice"} if topology == "cascade" else set(SEQUENCES))
     assert places["voice", 2 - depth, "train"] == "ram"
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_the_same_bits_with_networks_of_libraries(depth, tmp_path):
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 9}
+    about = {"model_type": "bert", "num_hidden_layers": 2, **sizes}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    given = spec(
+        branches={
+            "image": {"network": choice("timm:test_resnet"), "size": 32},
+            "words": {"network": choice(f"hf:{tmp_path}"), "input": "tokens"},
+        },
+        unfreeze={"depth": depth, "schedule": choice("gradual")},
+        train={"epochs": 2, "batch_size": 11},
+    )
+    places = equal(given, tmp_path / "cache", SENTENCES)
+    assert {name for name, *_ in places} == {"image", "words"}
 
 
 def test_one_pass_serves_the_lower_taps(tmp_path):

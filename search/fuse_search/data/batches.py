@@ -35,8 +35,9 @@ def fetch(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The inputs and targets of `rows` on `device`, wherever `data` is held.
 
-    As `absent` has it also which rows lack an input, where some do. Images come as float32 in [0, 1], [B, C, H, W], others as they are; targets as int64 or
-    float32 [B], of several labels int64 [B, K].
+    Under `absent(name)` also which rows lack an input, bool [B], where some do. Images come as
+    float32 in [0, 1], [B, C, H, W], others as they are; targets as int64 or float32 [B], of several
+    labels int64 [B, K].
     """
     inputs = {name: take(values, rows, device) for name, values in data.inputs.items()}
     targets = {task: take(t.values, rows, device) for task, t in data.targets.items()}
@@ -124,5 +125,5 @@ def _single(values: Tensor) -> Tensor:
 
 def _unit(values: Tensor) -> Tensor:
     if values.dtype == torch.uint8:
-        return values.float() / 255
+        return values.float().div_(255)
     return values.long() if values.dtype == torch.int32 else values

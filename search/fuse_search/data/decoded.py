@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fuse_search.data.kept import About, opened, turn, write
+from fuse_search.data.mapped import About, opened, turn, write
 from fuse_search.data.readers import Cells, Reader, Reading
 from fuse_search.errors import InputError, place_of
 from fuse_search.progress import counted
@@ -108,13 +108,16 @@ def read_rows(
     workers = len(os.sched_getaffinity(0)) if several else os.cpu_count() or 1
     waiting: deque[Future[list[np.ndarray | str | None]]] = deque()
     left = iter(cells)
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         while part := list(islice(left, AT_ONCE)):
             waiting.append(pool.submit(some, part))
             if len(waiting) > 2 * workers:  # or rows would pile up in memory
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _row(reader: Reader, cells: Cells, folder: Path) -> np.ndarray | str | None:

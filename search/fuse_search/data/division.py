@@ -21,7 +21,7 @@ def strata(targets: Iterable[Target], rows: int) -> Tensor:
     return next(classes, torch.zeros(rows, dtype=torch.int64))
 
 
-def given_splits(cells: Sequence[Cell], column: str, bad: Bad) -> None:
+def note_unknown(cells: Sequence[Cell], column: str, bad: Bad) -> None:
     """Note the cells of the column of splits that are none."""
     hints = {cell: nearest(cell, SPLITS) for cell in {*cells} - {*SPLITS}}
     wrong = {row: cell for row, cell in enumerate(cells) if cell in hints}
@@ -68,7 +68,7 @@ def divide(
     if groups is not None and shares:
         splits |= hold_out_groups(train, labels, groups, shares, generator)
     elif len(shares) == 2:
-        parts = three_ways(labels[train], *shares.values(), generator)
+        parts = three_ways(labels[train], shares["val"], shares["test"], generator)
         splits |= {name: train[rows] for name, rows in parts.items()}
     else:
         for name, share in shares.items():

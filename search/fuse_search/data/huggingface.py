@@ -88,11 +88,11 @@ def _table(path: str, name: str | None, folder: Path | None) -> Table:
             found = datasets.load_dataset(path, name, cache_dir=cache and str(cache))
         parts = dict(found) if isinstance(found, dict) else {"train": found}
         parts = {split: part for split, part in parts.items() if split in SPLITS and len(part)}
-        rows = datasets.concatenate_datasets([*parts.values()]) if parts else []
+        rows = datasets.concatenate_datasets([*parts.values()]) if parts else None
     except Exception as error:  # they raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"data.source.huggingface.path: {path}: {reason}") from None
-    if not parts:
+    if rows is None:
         raise InputError(f"data.source.huggingface.path: {path} has no rows to train on")
     of = [(split, row) for split, part in parts.items() for row in range(1, len(part) + 1)]
     columns = {column: Column(rows, column, path) for column in rows.column_names}

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fuse_search.data.bad import Bad
 from fuse_search.data.decoded import decode
-from fuse_search.data.division import divide, given_splits, numbered, refuse_shared, strata
+from fuse_search.data.division import divide, note_unknown, numbered, refuse_shared, strata
 from fuse_search.data.propose import proposal
-from fuse_search.data.readers import reading
+from fuse_search.data.readers import Reading, reading
 from fuse_search.data.readers.reader import Cell, Cells
 from fuse_search.data.recipe import recipe_of
 from fuse_search.data.record import Data, Target
@@ -96,12 +96,7 @@ def rows_of(
     """
     bad = Bad(table, layout.key, layout.on_error, list(table.faults))
     targets = _targets(table, layout, wanted, bad)
-    if layout.inputs is None:
-        raise InputError(f"{layout.key}: {proposal(table, _used(layout, wanted))}")
-    readings = {
-        name: reading(name, choice, wanted.readers.get(name), image_size)
-        for name, choice in layout.inputs.items()
-    }
+    readings = _readings(table, layout, image_size, wanted)
     cells = {
         name: Rows([table.column(c, f"{layout.key}.inputs.{name}") for c in each.columns])
         for name, each in readings.items()
@@ -126,6 +121,18 @@ def rows_of(
         recipe=recipe_of(readings, decoded.inputs, decoded.vocabularies),
         skipped=bad.lines(),
     )
+
+
+def _readings(
+    table: Table, layout: Layout, image_size: int | None, wanted: Wanted
+) -> dict[str, Reading]:
+    """By input. Raises InputError with a proposal where the space names no inputs."""
+    if layout.inputs is None:
+        raise InputError(f"{layout.key}: {proposal(table, _used(layout, wanted))}")
+    return {
+        name: reading(name, choice, wanted.readers.get(name), image_size)
+        for name, choice in layout.inputs.items()
+    }
 
 
 def _targets(table: Table, layout: Layout, wanted: Wanted, bad: Bad) -> dict[str, Target]:
@@ -161,7 +168,7 @@ def _splits(
     given, groups, key = table.splits, None, f"{layout.key}.group"
     if layout.split is not None:
         given = table.column(layout.split, f"{layout.key}.split")
-        given_splits(given, layout.split, bad)
+        note_unknown(given, layout.split, bad)
     if layout.group is not None:
         groups = numbered(table.column(layout.group, key), layout.group, bad)
     bad.refuse_most()

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fuse_search.data.statistics import of_images, of_numbers
 from fuse_search.errors import InputError, nearest
 
 SPLITS = ("train", "val", "test")
-ROWS_AT_ONCE = 256
 PADDING = -1  # stands for a token that isn't there, an unknown category, a missing class
 
 Kind = Literal["image", "vector", "frames", "tokens", "category"]
@@ -265,44 +265,9 @@ class Data:
             values, rows = self.inputs[name], self.splits["train"]
             if name in self.missing:
                 rows = rows[~self.missing[name][rows]]
-            of = _of_images if self.shape(name).kind == "image" else _of_numbers
+            of = of_images if self.shape(name).kind == "image" else of_numbers
             self._statistics[name] = of(values, rows)
         return self._statistics[name]
-
-
-def _of_numbers(values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Of vectors [N, D], or of frames [N, T, D + 1] where there are any."""
-    frames, chunks = values.ndim == 3, rows.split(ROWS_AT_ONCE)
-    count, total, squares = 0, torch.zeros(()), torch.zeros(())
-
-    def numbers(part: Tensor) -> Tensor:
-        chunk = values[part].cpu().double()
-        return chunk[..., :-1][chunk[..., -1] > 0] if frames else chunk
-
-    for part in chunks:
-        chunk = numbers(part)
-        count, total = count + len(chunk), total + chunk.sum(0)
-    mean = total / max(count, 1)
-    for part in chunks:  # around the mean: numbers may be large and alike
-        squares = squares + (numbers(part) - mean).square().sum(0)
-    std = (squares / max(count, 1)).sqrt().float()
-    return mean.float(), torch.where(std == 0, 1.0, std)
-
-
-def _of_images(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    # Histograms are exact, so every device gives the same numbers.
-    channels = images.shape[1]
-    counts = torch.zeros(channels, 256, dtype=torch.int64, device=images.device)
-    for part in rows.split(ROWS_AT_ONCE):
-        chunk = images[part]
-        counts += torch.stack(
-            [chunk[:, c].flatten().bincount(minlength=256) for c in range(channels)]
-        )
-    share = counts.cpu().double() / counts[0].sum().item()
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    mean = share @ levels
-    variance = (share * (levels - mean[:, None]) ** 2).sum(1)
-    return mean.float(), variance.sqrt().clamp(min=1 / 255).float()
 
 
 def _digest(

@@ -119,8 +119,8 @@ def folder(
     splits = listing.splits
     if splits is None:
         generator = torch.Generator().manual_seed(seed)
-        labels = strata(listing.targets.values(), len(listing.files))
-        splits = three_ways(labels, val_share, test_share, generator)
+        classes = strata(listing.targets.values(), len(listing.files))
+        splits = three_ways(classes, val_share, test_share, generator)
     return Data.of({"image": images}, listing.targets, splits)
 
 

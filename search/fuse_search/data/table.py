@@ -6,7 +6,7 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class Table:
     columns: Mapping[str, Sequence[Cell]]
     place: Callable[[int], str]
     faults: tuple[Fault, ...] = ()
-    splits: Sequence[str] | None = field(default=None)
+    splits: Sequence[Cell] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from fuse_search.data.record import number as number_of
 from fuse_search.errors import InputError, nearest
 from fuse_search.spec import Choice, Classes, TaskSpec
 
+MOST = torch.finfo(torch.float32).max
 Found = tuple[Target, dict[int, str]]
 """A target of all rows, and what is wrong with the cells of some."""
 
@@ -56,9 +58,9 @@ def number(cells: Sequence[Cell], task: TaskSpec, *, column: str | None = None) 
     values, faults = [], {}
     for row, cell in enumerate(cells):
         value = None if cell is None else number_of(str(cell))
-        if cell is not None and value is None:
-            faults[row] = f"must be a finite number, found {cell!r:.60}"
-        values.append(float("nan") if value is None else value)
+        if cell is not None and (value is None or abs(value) > MOST):
+            faults[row], value = f"must be a finite number, found {cell!r:.60}", None
+        values.append(math.nan if value is None else value)
     return Target(torch.tensor(values, dtype=torch.float32), None), faults
 
 

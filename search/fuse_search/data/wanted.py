@@ -16,7 +16,7 @@ class Wanted:
 
     tasks: those of the spec, by name.
     readers: what the networks of an input's branches bring to read its cells, by input.
-    folder: where rows that were decoded are kept; None: in memory.
+    folder: where rows that were decoded are kept; None: in files that vanish with this process.
     say: told in a line what a person may want to know.
     """
 

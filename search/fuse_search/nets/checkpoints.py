@@ -19,7 +19,7 @@ from .state import load_state
 State = dict[str, Tensor]
 Adapt = Callable[[State], State]
 
-PLAIN = [Namespace, PosixPath, defaultdict]
+PLAIN: list[Any] = [Namespace, PosixPath, defaultdict]
 """What settings beside weights are often made of; making one runs no code of others."""
 COUNT = ".num_batches_tracked"  # newer than some published weights, and nothing depends on it
 RENAMED = {  # how layers were called when weights were published

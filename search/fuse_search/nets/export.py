@@ -78,6 +78,7 @@ def save_onnx(made: ExportedProgram, inputs: tuple[str, ...], file: Path) -> Non
                 dynamo=True,
                 verbose=False,
             )
+            assert done is not None
             done.save(file)
     except Exception as fault:  # the exporter's errors have none either
         reason = " ".join(str(fault.__cause__ or fault).split())[:300]

@@ -17,11 +17,11 @@ from ..errors import InputError, TrialError
 from ..spec import BranchSpec, Choice, TrialSpec, of_branch
 from .branch import ABSENT, Branch, Entry, Stream
 from .checkpoints import Report
+from .flops import flop_counter
 from .networks import build_network, network_of
 from .stages import find_stages
 from .tasks import TASKS
 from .topology import TOPOLOGIES, Ensemble, Joins
-from .trace import flop_counter
 from .unfreeze import at_most, deepest, depths_at
 from .weights import load_weights, preprocessing, set_as_pretrained, solo
 
@@ -224,8 +224,8 @@ def build_branch(
         else:
             set_as_pretrained(network, start)
         chain = find_stages(network, entry.shape.example(2), classifier=classifier)
-        about = {"input": branch.input, "network": branch.network}
-        whole = Branch(chain, entry, **about, lacking=branch.input in data.missing)
+        lacking = branch.input in data.missing
+        whole = Branch(chain, entry, input=branch.input, network=branch.network, lacking=lacking)
         whole.loaded = loaded
         built = tapped(whole, name, spec)
     if state is not None:

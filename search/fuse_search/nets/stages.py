@@ -60,7 +60,8 @@ def find_stages(
 
     `example_input` [B, ...] is run through it once. A plain nn.Sequential without a classifier
     already is its stages, and so is what the method `stages` of any other network gives, however
-    many; those without weights join the one before. What shares weights is one stage.
+    many; those without weights join the one before. What shares weights is one stage. One whose
+    module says `masked = True` gives masked tokens [B, T, D + 1], as Form has them.
     With `classifier` the last layer that has parameters is left out, and so is the dropout around
     it; what pools that layer's map (SqueezeNet) pools the features instead. Own stages are without.
     Raises InputError when torch.fx can't trace the network, it can't read the example, or one of
@@ -218,6 +219,8 @@ def _module(network: nn.Module, steps: list[Step], start: int, end: int) -> fx.G
                 copies[constant] = graph.node_copy(constant)
         copies[step.node] = graph.node_copy(step.node, copies.__getitem__)
     graph.output(copies[steps[end - 1].value])
-    module = fx.GraphModule(steps[0].node.graph.owning_module, graph)
+    whole = steps[0].node.graph.owning_module
+    assert whole is not None
+    module = fx.GraphModule(whole, graph)
     module.training = network.training
     return module

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from inspect import isfunction, signature
 from math import log
@@ -19,11 +19,10 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, fx, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import NodePathTracer
 
 from ..errors import InputError, place_of
+from .flops import flop_counter
 from .own import ADVICE, Own, as_graph, check_value
 from .shapes import masks
 
@@ -199,6 +198,8 @@ def _measure(
                 raise InputError(f"{place_of(error)}{text}") from error
             if checked and node.op == "call_module":
                 check_value(run.env[node], len(example), f"stage {node.target} of {name}")
+            if node.op == "get_attr" and isinstance(run.env[node], Tensor):
+                run.env[node] = run.env[node].detach()  # the counter can't watch a parameter
             if node.op in ("placeholder", "get_attr"):
                 continue
             only = next(iter(live)) if len(live) == 1 else None
@@ -277,32 +278,3 @@ def _live_values(graph: fx.Graph) -> Iterator[tuple[fx.Node, set[fx.Node]]]:
         live = {n for n in live if any(order[user] > i for user in n.users)}
         if node.op != "output":
             yield node, live
-
-
-def _recurrence(x: torch.Size, weights: list[torch.Size], *_: object, **__: object) -> int:
-    """Operations of recurrent layers over x [..., D]: each matrix is applied to each frame."""
-    return 2 * x[:-1].numel() * sum(weight.numel() for weight in weights if len(weight) == 2)
-
-
-def _layer(x: torch.Size, inner: torch.Size, outer: torch.Size, *_: object, **__: object) -> int:
-    return _recurrence(x, [inner, outer])
-
-
-FUSED = {torch.ops.aten._cudnn_rnn: _recurrence, torch.ops.aten.mkldnn_rnn_layer: _layer}
-"""Kernels of whole recurrent layers, which the counter doesn't know."""
-
-
-@contextmanager
-def flop_counter() -> Iterator[FlopCounterMode]:
-    """Counts the operations of what is run inside, those of fused kernels among them."""
-    # fused attention hides its products from the counter, on some versions of torch
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with (
-            sdpa_kernel(SDPBackend.MATH),
-            FlopCounterMode(display=False, custom_mapping=FUSED) as counter,
-        ):
-            yield counter
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)

@@ -58,7 +58,7 @@ def cells(found: Answer) -> list[list[str]]:
 
 
 def sentences(study: Study, found: Answer, folder: Path) -> list[str]:
-    """What the table says, how far to trust it, and how to train the best trial again."""
+    """What the table says, how far to trust it, and what to do with the best trial."""
     said, best = [f"{found.verdict} {found.caution}"], study.best()
     if best:
         command = f"fuse-search train {shlex.quote(str(folder / 'best.yaml'))}"
@@ -67,6 +67,9 @@ def sentences(study: Study, found: Answer, folder: Path) -> list[str]:
         value = f"{study.target} {number(best.value or 0.0)}"
         said.append(f"The best trial is {best.attributes['name']} with {value}.")
         said.append(f"Train it again: {command}")
+        model = f"--model {shlex.quote(str(folder))}"
+        said.append(f"Predict with it: fuse-search predict {model} --input TABLE.csv")
+        said.append(f"Take it elsewhere: fuse-search export {model} --output DIR")
     return said
 
 

@@ -232,4 +232,4 @@ def _rule(detail: ErrorDetails) -> str:
         return "must not be empty" if least == 1 else f"must have at least {least} items"
     text = detail["msg"].removeprefix("Value error, ")
     text = (text[:1].lower() + text[1:]).replace("input should", "must")
-    return text.replace("a valid tuple", "a list")
+    return text.replace("a valid tuple", "a list").replace("a valid dictionary", "a mapping")

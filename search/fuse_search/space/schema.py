@@ -14,8 +14,8 @@ from .fit import FIXED, nullable, unpack
 from .read import field_type
 
 Schema = dict[str, Any]
-FIXED_ENTRIES = ("sources", "readers", "targets", "networks", "weights", "losses")
-FIXED_ENTRIES += ("samplers", "pruners")
+SEARCHERS = ("samplers", "pruners")
+FIXED_ENTRIES = ("sources", "readers", "targets", "networks", "weights", "losses", *SEARCHERS)
 LIMITS = (Limits.__doc__ or "").strip()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ class Model:
     files: a folder; with the file `TORCH` in it, `mlflow.pytorch.load_model` takes the model, too.
     loader: the module whose `_load_pyfunc(files, config)` loads it to predict, see mlflow.pyfunc.
     reads, gives: columns, and whether each holds numbers or else text.
+    optional: those of `reads` that may be left out.
     config: what is given to the loader, where whoever loads it says nothing else.
     form: what there is to say of it, for the tag `fuse_search.model`.
     """
@@ -36,6 +37,7 @@ class Model:
     loader: str
     reads: Mapping[str, bool]
     gives: Mapping[str, bool]
+    optional: Collection[str]
     config: Mapping[str, Any]
     form: str
 
@@ -68,6 +70,14 @@ def fetch_model(client: MlflowClient, run_id: str, folder: Path) -> Path | None:
             # by its place, since MLflow looks an ID up in its default store
             return Path(download_artifacts(f"{model.artifact_location}/data", **where))
     return None
+
+
+def refusal(text: str) -> Exception:
+    """What a model raises where a request is wrong, so that a server answers with this text."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+    return MlflowException(text, INVALID_PARAMETER_VALUE)
 
 
 def _model_of(client: MlflowClient, run_id: str) -> Any:
@@ -121,7 +131,8 @@ def _signature(made: Model) -> ModelSignature:
 
     def columns(of: Mapping[str, bool]) -> Schema:
         kinds = {True: DataType.double, False: DataType.string}
-        # not required: a row may lack an input
-        return Schema([ColSpec(kinds[n], name, required=False) for name, n in of.items()])
+        return Schema(
+            [ColSpec(kinds[n], name, required=name not in made.optional) for name, n in of.items()]
+        )
 
     return ModelSignature(inputs=columns(made.reads), outputs=columns(made.gives))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -23,7 +23,7 @@ from ..nets.tasks import TASKS
 from ..nets.unfreeze import deepest
 from ..spec import TrialSpec
 from .chance import Network, random_state, set_random_state
-from .checkpoint import State
+from .checkpoint import State, below, copied, named
 from .ema import Average
 from .gradients import Gradients
 from .losses import TaskLosses
@@ -198,11 +198,11 @@ class Training:
         kept = optimizer_state(self._optimizer)
         momentum = {name: v for name, v in kept.items() if isinstance(v, Tensor)}
         tensors = {
-            **_named("network", self.network.changing(self.spec)),
-            **_named("weighting", self._weighting.state_dict()),
-            **_named("optimizer", momentum),
-            **_named("average", self._average.other if self._average else {}),
-            **_named("random", self._randoms()),
+            **named("network", self.network.changing(self.spec)),
+            **named("weighting", self._weighting.state_dict()),
+            **named("optimizer", momentum),
+            **named("average", self._average.other if self._average else {}),
+            **named("random", self._randoms()),
             "sums": self._sums,
         }
         about = {
@@ -214,21 +214,21 @@ class Training:
         }
         # In their order in memory: to change that takes longer, and training waits for this.
         places = instead_of.tensors if instead_of else {}
-        return State({n: _copy(t.detach(), places.get(n)) for n, t in tensors.items()}, about)
+        return State({n: copied(t.detach(), places.get(n)) for n, t in tensors.items()}, about)
 
     def load(self, state: State) -> None:
         """Go on from a state. Raises ValueError when it is one of another training."""
         own = self.network.changing(self.spec)
-        network = _below("network", state.tensors)
+        network = below("network", state.tensors)
         if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in network.items()}:
             raise ValueError("the checkpoint is one of another network")
         self.network.load_state_dict(network, strict=False)
-        self._weighting.load_state_dict(_below("weighting", state.tensors))
-        kept = _below("optimizer", state.tensors) | state.about["optimizer"]
+        self._weighting.load_state_dict(below("weighting", state.tensors))
+        kept = below("optimizer", state.tensors) | state.about["optimizer"]
         load_optimizer(self._optimizer, kept)
         if self._average:
-            self._average.load(_below("average", state.tensors))
-        random = _below("random", state.tensors)
+            self._average.load(below("average", state.tensors))
+        random = below("random", state.tensors)
         set_random_state(random, self.device)
         self._order.set_state(random["order"])
         self._shuffled_by = random["order"]
@@ -244,26 +244,6 @@ class Training:
             "order": self._shuffled_by,
             "augmentation": self.plan.chance.get_state(),
         }
-
-
-def _copy(tensor: Tensor, place: Tensor | None) -> Tensor:
-    """The tensor on the CPU, in this place if it fits."""
-    if place is None or _form(place) != _form(tensor):
-        return tensor.to("cpu", copy=True)
-    return place.copy_(tensor)
-
-
-def _form(tensor: Tensor) -> tuple[object, ...]:
-    return tensor.shape, tensor.stride(), tensor.dtype
-
-
-def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    start = f"{prefix}/"
-    return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
 
 
 def make_weighting(spec: TrialSpec) -> nn.Module:
@@ -306,9 +286,9 @@ def measure(
         task: TASKS[about.type].predicted(outputs[task]).numpy()
         for task, about in spec.tasks.items()
     }
-    named = {f"{task}_loss": loss for task, loss in losses.items()}
+    by_task = {f"{task}_loss": loss for task, loss in losses.items()}
     mean = float(np.mean(list(losses.values())))
-    found = {"loss": mean} | named | evaluate(spec, predicted, true)
+    found = {"loss": mean} | by_task | evaluate(spec, predicted, true)
     for name, value in found.items():
         if not np.isfinite(value):
             raise TrialError(f"{name} on {len(rows)} validation rows is {value}")

@@ -51,7 +51,7 @@ def focal(output: Tensor, target: Tensor, *, gamma: NonNegative = 2.0) -> Tensor
     else:
         log_p = output.float().log_softmax(-1).gather(-1, target[:, None]).squeeze(1)
     # not of 1 - exp(log p), which has no slope at p = 1 for a gamma below one
-    return -(-torch.expm1(log_p)).clamp_min(1e-12) ** gamma * log_p
+    return -((-torch.expm1(log_p)).clamp_min(1e-12) ** gamma) * log_p
 
 
 @fits("regression")
@@ -73,7 +73,9 @@ class TaskLoss:
     is how much more it counts where it is there.
     """
 
-    def __init__(self, about: TaskSpec, target: Target, train: Tensor, device: torch.device) -> None:
+    def __init__(
+        self, about: TaskSpec, target: Target, train: Tensor, device: torch.device
+    ) -> None:
         rows = train[target.known[train]]
         self._type, self._loss = TASKS[about.type], about.loss
         self._scale = self._type.scale(target.values[rows])
@@ -172,8 +174,10 @@ def class_weights(about: TaskSpec, target: Target, rows: Tensor) -> Tensor | Non
     has the weight one.
     """
     given = about.class_weights
-    if given is None or isinstance(given, dict):
-        return given and torch.tensor([given.get(name, 1.0) for name in target.classes or ()])
+    if given is None:
+        return None
+    if isinstance(given, dict):
+        return torch.tensor([given.get(name, 1.0) for name in target.classes or ()])
     values = target.values[rows]
     if values.ndim > 1:
         there, others = (values == 1).sum(0), (values == 0).sum(0)

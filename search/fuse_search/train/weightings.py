@@ -13,10 +13,13 @@ losses [T] come in their order. What its weights hang on stands in `sees`:
 
 `begun` (bool [T]: of which tasks the batch knows any target), `stepped` (losses [T] of the batch
 before and after the step) and `ended` (mean losses [T] of the epoch) are called where there are
-any. A batch that knows no target of a task has a loss of exactly 0, which pulls at nothing. What is learned is in parameters and buffers, random draws
-are torch's own on the CPU, and a single task always has the weight 1 (but for `fixed` and
-`uncertainty`). The weights' sum is as in each paper: 1 for equal, famo and mgda, T for dwa and
-gradnorm; gradients that don't conflict are summed by pcgrad.
+any. A batch that knows no target of a task has a loss of exactly 0, which pulls at nothing and
+takes no weight from the others.
+
+What is learned is in parameters and buffers, random draws are torch's own on the CPU, and a single
+task always has the weight 1 (but for `fixed` and `uncertainty`). The weights' sum is as in each
+paper: 1 for equal, famo and mgda, T for dwa and gradnorm; gradients that don't conflict are summed
+by pcgrad.
 """
 
 from __future__ import annotations

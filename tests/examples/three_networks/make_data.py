@@ -104,7 +104,7 @@ def make(folder: Path, rows: int = 368, seed: int = 0) -> Path:
     for name in ("photos", "voices"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     with (folder / "rows.csv").open("w", newline="") as file:
-        table = csv.writer(file)
+        table = csv.writer(file, lineterminator="\n")
         table.writerow(["photo", "voice", "words", "scene", "split"])
         for number in range(each * len(scenes)):
             scene, place = scenes[number % len(scenes)], number // len(scenes)

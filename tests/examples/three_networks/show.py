@@ -37,17 +37,21 @@ WAYS = {
 """What `--set` would say for each way of training the branches."""
 
 
-def spec_of(table: Path, some: Iterable[str], way: str, seed: int) -> TrialSpec:
-    """The trial of space.yaml on these rows in which these branches are joined by `gated`."""
-    sets = [
+def spec_of(table: Path, some: Iterable[str], way: str, seed: int, *sets: str) -> TrialSpec:
+    """The trial of space.yaml on these rows in which these branches are joined by `gated`.
+
+    sets: what else `--set` would say.
+    """
+    given = [
         f"data.source.manifest.path={table}",
         f"merge.use=[{', '.join(some)}]",
         "merge.topology={parallel: {fusion: gated}}",
         "unfreeze.schedule=at_once",
         f"seed={seed}",
         *WAYS[way],
+        *sets,
     ]
-    return fixed_spec(HERE / "space.yaml", sets)
+    return fixed_spec(HERE / "space.yaml", given)
 
 
 def opened(table: Path, results: Path) -> Shared:

@@ -62,27 +62,26 @@ def reading(
 ) -> Reading:
     """How the input of this name is read, where a space says `choice`.
 
-    A reader without options, but for where its cells stand, is the one that the network of the
-    input's branch brings, if it brings one. Images without a size take `image_size`.
+    Options at their defaults are left open. Where all are, but for where the cells stand, the
+    reader is the one that the network of the input's branch brings, if it brings one; where some
+    aren't, and both are of one kind, the network's fills in the others. Images that are left
+    without a size take `image_size`.
     Raises InputError for an unknown reader, or one brought that could not be made again.
     """
-    options = dict(choice.options)
-    columns = options.get("columns") or (options.get("column") or name,)
     if choice.name not in READERS:
         raise InputError(f"there is no reader {choice.name!r}{nearest(choice.name, READERS)}")
-    if brought and _plain(choice):
-        return Reading.of(*_described(brought), columns)
-    if choice.name == "image" and options.get("size") is None:
-        options["size"] = image_size
-    return Reading.of(choice.name, options, columns)
-
-
-def _plain(choice: Choice) -> bool:
-    """Whether all options are as they are when left out, but for where the cells stand."""
     known = signature(READERS[choice.name]).parameters
-    return all(
-        value == known[name].default for name, value in choice.options.items() if name not in WHERE
-    )
+    given = {n: value for n, value in choice.options.items() if value != known[n].default}
+    where = {option: given.pop(option) for option in WHERE if option in given}
+    columns = where.get("columns") or (where.get("column", name),)
+    if brought:
+        kind, options = _described(brought)
+        if kind != choice.name and not given:
+            return Reading.of(kind, options, columns)
+        given = options | given if kind == choice.name else given
+    if choice.name == "image":
+        given.setdefault("size", image_size)
+    return Reading.of(choice.name, given | where, columns)
 
 
 def _described(brought: Callable[[], Reader]) -> tuple[str, dict[str, Any]]:

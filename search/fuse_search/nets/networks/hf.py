@@ -25,8 +25,8 @@ from ...errors import InputError, nearest
 from ..checkpoints import Report, load_tensors, read
 from ..shapes import Form, Pool, apart, together
 from .kinds import need_kind
+from .layers import First
 from .network import Network
-from .sequences import First
 
 PREFIX = "hf:"
 FAMILIES = {
@@ -46,7 +46,11 @@ HIDDEN = -1e4  # added to attention's score for what isn't there: nothing is lef
 
 @cache
 def hugging_face(name: str) -> Network:
-    """The network of this name or folder, with its weights `pretrained` and its tokenizer."""
+    """The network of this name or folder, with its weights `pretrained` and its tokenizer.
+
+    Raises InputError when there is none, or it is no text encoder.
+    """
+    _config(name)
     reader = partial(Text, tokenizer=f"{PREFIX}{name}")
     return Network(partial(hf, name), {"pretrained": partial(_load, name)}, reader)
 
@@ -100,9 +104,10 @@ class TextEncoder(nn.Module):
     def stages(self) -> list[tuple[str, nn.Module]]:
         names = {module: name for name, module in self.named_modules()}
         bias = getattr(getattr(self.model, "encoder", None), "relative_attention_bias", None)
-        model, layers = self.model, self._layers
+        model: Any = self.model
         embed = Embed(model.embeddings, getattr(model, "embeddings_project", None))
-        stages = [("model.embeddings", embed)]
+        stages: list[tuple[str, nn.Module]] = [("model.embeddings", embed)]
+        layers = self._layers
         edges = [i * len(layers) // GROUPS for i in range(GROUPS + 1)]
         for start, end in pairwise(edges):
             if start < end:
@@ -123,7 +128,7 @@ class Embed(nn.Module):
 
     masked = True
 
-    def __init__(self, embeddings: nn.Module, project: nn.Module | None) -> None:
+    def __init__(self, embeddings: Any, project: nn.Module | None) -> None:
         super().__init__()
         self.embeddings, self.project = embeddings, project or nn.Identity()
         self.padding = embeddings.word_embeddings.padding_idx or 0
@@ -182,7 +187,6 @@ def _refuse(name: str, model: Any, shape: Shape) -> None:
         raise InputError(f"{name} {rule}: its text must be read by its own tokenizer")
 
 
-@cache
 def _config(name: str) -> Mapping[str, Any]:
     file = _file(name, CONFIG)
     try:

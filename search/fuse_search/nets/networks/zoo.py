@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache, partial
 from typing import Any
 
@@ -48,7 +47,6 @@ def timm_network(name: str) -> Network:
 
     Raises InputError when timm isn't installed or has no model of this name.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         import timm
     except ImportError:
@@ -57,7 +55,7 @@ def timm_network(name: str) -> Network:
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
     try:
-        about = timm.get_pretrained_cfg(name)
+        about: Any = timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # no such tag, and which there are
         raise InputError(f"timm:{name}: {error}") from None
     weights = {"pretrained": partial(_load_timm, name)} if about.has_weights else {}
@@ -86,19 +84,24 @@ def timm_model(name: str, shape: tuple[int, ...]) -> nn.Module:
     Its weights are random. Raises InputError when it can't read images [B, *shape].
     """
     import timm
-    from timm.layers import get_notrace_modules
+    from timm import layers
 
     need_kind(f"timm:{name}", shape, "image")
-    about = timm.get_pretrained_cfg(name)
+    about: Any = timm.get_pretrained_cfg(name)
     options: dict[str, Any] = {"num_classes": 0, "in_chans": shape[0]}
     if about.fixed_input_size:
         options["img_size"] = shape[1:]
     try:
-        network = timm.create_model(name, **options)
+        network: Any = timm.create_model(name, **options)
+        if getattr(network, "dynamic_img_size", False):  # it can't be traced, and is of no use
+            options["dynamic_img_size"] = False
+            network = timm.create_model(name, **options)
     except (ValueError, AssertionError, RuntimeError, TypeError) as error:
         raise InputError(f"timm:{name} can't read inputs of shape {shape}: {error}") from error
     network.made_with = options
-    network.leaf_modules = tuple(get_notrace_modules())
+    of_weights = ("StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame")
+    normed = [getattr(layers, each) for each in of_weights]  # by batch_norm, which seems to switch
+    network.leaf_modules = (*layers.get_notrace_modules(), *normed)
     return network
 
 
@@ -109,7 +112,7 @@ def _load_timm(name: str, network: nn.Module) -> None:
     try:
         made = timm.create_model(name, pretrained=True, **network.made_with)  # type: ignore[arg-type]
     except Exception as error:  # of its network library, too
-        about = timm.get_pretrained_cfg(name)
+        about: Any = timm.get_pretrained_cfg(name)
         hub = f"model.safetensors from https://huggingface.co/{about.hf_hub_id}"
         place = hub if about.hf_hub_id else about.url
         reason = (str(error).splitlines() or [type(error).__name__])[0]
