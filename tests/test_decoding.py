@@ -45,7 +45,7 @@ from fuse_search.preflight import open_shared
 from fuse_search.suggest import fixed_spec
 from fuse_search.trial import Trial
 
-LIMIT = 60 << 20
+LIMIT = 90 << 20
 spec = fixed_spec("spec.yaml")
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 used = int(status["VmData"].split()[0]) * 1024
@@ -97,7 +97,7 @@ def test_rows_that_do_not_fit_into_memory_stream_from_disk(here):
     rng, count = np.random.default_rng(0), 8000
     for kind in range(2):
         np.save(here / f"{kind}.npy", rng.integers(0, 99, (1, 128, 128), np.uint8) + 99 * kind)
-    lines = [f"{row % 2}.npy,{row % 2},{'val' if row % 4 > 1 else 'train'}" for row in range(count)]
+    lines = [f"{row % 2}.npy,{row % 2},{'val' if row % 8 > 5 else 'train'}" for row in range(count)]
     lines[:2] = ["0.npy,0,test", "1.npy,1,test"]
     (here / "rows.csv").write_text("\n".join(["photo,kind,fold", *lines]))
     (here / "spec.yaml").write_text(SPEC)

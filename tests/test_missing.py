@@ -10,10 +10,12 @@ from fuse_search.data.batches import Rows, fetch
 from fuse_search.data.mixing import UNMIXED, Mix
 from fuse_search.data.notes import notes
 from fuse_search.data.record import Data, absent
+from fuse_search.errors import InputError
 from fuse_search.nets.branch import ABSENT
 from fuse_search.nets.merged import build
 from fuse_search.nets.tasks import TASKS
 from fuse_search.nets.topology import Ensemble
+from fuse_search.shared import _fitted
 from fuse_search.train.checkpoint import Checkpoints
 from fuse_search.train.loop import Training, predict
 from fuse_search.train.optim import rate_factors
@@ -315,3 +317,11 @@ def test_what_is_missing_is_said_in_a_line():
         "target age is unknown in 3 of 40 rows",
     ]
     assert data.lacking == {"image": 2}
+
+
+def test_an_input_that_no_training_row_has_is_refused_where_it_is_read():
+    data = gaps(WHOLE, {"vector": DATA.splits["train"]})
+    _fitted(data, spec(branches={"photo": BRANCHES["photo"]}))
+    with pytest.raises(InputError) as error:
+        _fitted(data, spec(branches={"body": BRANCHES["body"]}))
+    assert str(error.value) == "branches.body.input: no row of the train split has 'vector'"

@@ -201,7 +201,7 @@ def test_bad_rows_are_named_or_left_empty(tmp_path, capsys):
     empty = [int(row["row"]) for row in found if not row["prediction_left"]]
     assert empty == [2, 4, 5, 6] and len(found) == COUNT
     assert found[1]["probability_left_a"] == "" != found[0]["probability_left_a"]
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_many_rows_come_part_by_part(tmp_path):

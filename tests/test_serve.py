@@ -159,6 +159,8 @@ def test_a_runs_model_brings_its_plugins_and_says_why_it_has_no_program(
         run_id, uri = logged(tracker, tmp_path / "kept.safetensors", inputs)
         use([])
         plugin.unlink()
+        with pytest.raises(InputError, match=r"must be given as it was then: --plugin mine\.py"):
+            read_kept(tmp_path / "kept.safetensors")
         form = tracker.client.get_run(run_id).data.tags["fuse_search.model"]
         assert form.startswith("no pt2: can't be exported: ")
         place = tracker.client.get_logged_model(uri.removeprefix("models:/")).artifact_location

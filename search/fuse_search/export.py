@@ -31,6 +31,8 @@ MOST = 1e-4
 ROWS = 64
 """How many rows it is checked on."""
 BATCHES = (1, 7)
+SEQUENCES = ("frames", "tokens")
+"""Kinds of inputs that have a length, which a program fixes."""
 
 
 def rows_for(kept: Kept, data: Data, rows: Tensor) -> dict[str, Tensor]:
@@ -82,8 +84,12 @@ def export(kept: Kept, inputs: Mapping[str, Tensor], folder: Path) -> Iterator[s
         InputError: the packages for ONNX are missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(kept.file, folder / FILE)
+    if kept.file.resolve() != (folder / FILE).resolve():
+        shutil.copyfile(kept.file, folder / FILE)
     (folder / ABOUT).write_text(json.dumps(_about(kept, inputs), indent=1), encoding="utf-8")
+    for name in kept.data.inputs:
+        if kept.data.shape(name).kind in SEQUENCES:
+            yield f"{name}: sequences of {inputs[name].shape[1]}, to which shorter ones are padded"
     made = program(kept.network, inputs)
     save_program(made, folder / TORCH)
     yield _compared(folder / TORCH, load_program, kept.network, inputs)

@@ -158,8 +158,8 @@ def predict_table(
             for fault in faults:
                 values[fault.row - start] = None
         rows: Columns = {"row": list(range(start + 1, start + count + 1))}
-        rows |= {name: [_shown(cell) for cell in values] for name, values in part.items()}
-        yield rows | columns, texts
+        shown = {name: [_shown(cell) for cell in values] for name, values in part.items()}
+        yield rows | shown | rows | columns, texts  # a column of theirs may be called so, too
 
 
 def write(chunks: Iterable[Columns], file: Path, kinds: Mapping[str, bool]) -> None:
@@ -167,6 +167,7 @@ def write(chunks: Iterable[Columns], file: Path, kinds: Mapping[str, bool]) -> N
 
     kinds: which columns hold numbers. Cells without a value stay empty.
     """
+    file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.{uuid4().hex}")
     into = _parquet if file.suffix.lower() in PARQUET else _csv
     try:

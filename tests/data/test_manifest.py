@@ -1,6 +1,7 @@
 """A table of files, numbers, texts and labels as the rows that are trained on."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -316,3 +317,10 @@ def test_a_folder_reads_nothing_but_its_digest_follows_the_rows(here: Path) -> N
     other = read(here, HEAD + ROWS.replace("2.5,5", "2.5,7"))
     assert one.digest == same.digest != other.digest
     assert torch.equal(one.inputs["photo"], other.inputs["photo"])
+
+
+def test_without_the_package_of_hugging_face(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    source = choice("huggingface", path="any", inputs={"x": choice("number")})
+    with pytest.raises(InputError, match=r'pip install "fuse-search\[hf\]"'):
+        load(DataSpec(source=source), 0, Wanted(MOOD))

@@ -108,6 +108,10 @@ def test_the_prefix_with_most_names_wins_then_equal_names_then_shapes_then_the_f
     torch.save(part | wide | student | later, tmp_path / "a.pt")
     assert load(network, tmp_path / "a.pt").prefix == "student."
     assert same(network, whole)
+    misshapen = student | {f"student.{n}": torch.zeros(1) for n in list(state)[:2]}
+    torch.save(part | misshapen, tmp_path / "a.pt")  # 3 names and shapes, or 4 names and 2 shapes
+    with pytest.raises(InputError, match="of its tensors 2 of another shape"):
+        load(network, tmp_path / "a.pt")
     torch.save(student | other.state_dict(), tmp_path / "a.pt")
     assert load(network, tmp_path / "a.pt").prefix == ""
     assert same(network, other)

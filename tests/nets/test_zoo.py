@@ -248,6 +248,7 @@ def test_a_row_without_tokens_and_one_padded_further_do_no_harm(kind: str, tmp_p
 def test_stages_share_no_weights_where_all_layers_of_a_network_do(tmp_path: Path) -> None:
     folder_of("mpnet", tmp_path)
     _, chain = built(f"hf:{tmp_path}", Shape((12,), "tokens", 40))
+    assert len(chain.stages) == 5
     owners = [id(p) for stage in chain.stages for p in stage.parameters()]
     assert len(owners) == len(set(owners))
 

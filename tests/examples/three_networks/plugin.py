@@ -164,16 +164,21 @@ class Mean(nn.Module):
 
 def minilm(shape):
     """MiniLM for sentences (Wang et al. 2020; Reimers and Gurevych 2019): six layers of a BERT."""
-    return _stages(BertModel(BertConfig.from_pretrained(folder(MINILM) / "model")))
+    return _stages(_bert())
 
 
 def sentences(network):
-    bert = BertModel(BertConfig.from_pretrained(folder(MINILM) / "model"))
-    state = load_file(folder(MINILM) / "model" / "model.safetensors")
+    bert, state = _bert(), load_file(folder(MINILM) / "model" / "model.safetensors")
     bert.load_state_dict(
         {name: t for name, t in state.items() if name != "embeddings.position_ids"}
     )
     network.load_state_dict(_stages(bert).state_dict())
+
+
+def _bert():
+    # "eager" is attention that can be written as ONNX
+    path = folder(MINILM) / "model"
+    return BertModel(BertConfig.from_pretrained(path, attn_implementation="eager"))
 
 
 def _stages(bert):

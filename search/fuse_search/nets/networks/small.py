@@ -37,9 +37,9 @@ def mlp(shape: tuple[int, ...], *, width: Width = 256, layers: Few = 2) -> nn.Se
     Raises InputError when `shape` is of another kind.
     """
     shape = need_kind("mlp", shape, "vector", "image", "category")
-    first = Lookup(shape.vocabulary, width) if shape.kind == "category" else None
-    others = [_dense(width, width) for _ in range(layers - 1)]
-    parts = [first or _dense(prod(shape), width), *others]
+    category = shape.kind == "category"
+    first = Lookup(shape.vocabulary, width) if category else _dense(prod(shape), width)
+    parts = [first, *(_dense(width, width) for _ in range(layers - 1))]
     return nn.Sequential(OrderedDict((f"layer{i}", part) for i, part in enumerate(parts, start=1)))
 
 
