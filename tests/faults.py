@@ -27,7 +27,7 @@ import mlflow.pytorch  # noqa: F401  all that a run needs, once for all forks
 
 from fuse_search import attempt, cli, launch, patience
 from fuse_search.leases import Leases
-from fuse_search.nets import weights
+from fuse_search.nets import state
 from fuse_search.report import files, table  # noqa: F401
 from fuse_search.study import Study
 from fuse_search.study.storage import Journal
@@ -127,14 +127,14 @@ def during(owner: Any, name: str, number: int) -> None:
 
 def keep_networks() -> None:
     """When it is full, no network is written at that moment: that would be another story."""
-    call = weights.save_file
+    call = state.save_file
 
     @wraps(call)
     def safely(*args: Any) -> None:
         with ROOM:
             call(*args)
 
-    weights.save_file = safely
+    state.save_file = safely
 
 
 def impatient() -> None:

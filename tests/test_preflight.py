@@ -124,8 +124,8 @@ def test_all_branches_that_do_not_fit_at_once(tmp_path: Path, capsys: Capture) -
     lines = refused(capsys, write(tmp_path, "multidigits", more=branches))
     assert [line.partition("; ")[0] for line in lines] == [
         ":4: branches.second: resnet18 has no weights 'IMAGENET1K_V3'",
-        ":4: branches.third: other.pt doesn't fit Sequential: none of its tensors is called like one "
-        "of the network's",
+        ":4: branches.third: other.pt doesn't fit Sequential: none of its tensors is called like "
+        "one of the network's",
         ":4: branches.fourth.input: the data has no input 'text': image",
     ]
 

@@ -169,7 +169,7 @@ def _scripted(file: Path) -> None:
         archive.writestr("archive/version", "3\n")
 
 
-@pytest.mark.parametrize("ending", [".pt", ".pth", ".ckpt", ".safetensors"])
+@pytest.mark.parametrize("ending", [".pt", ".pth.tar", ".ckpt", ".bin", ".safetensors"])
 @pytest.mark.parametrize("make", [_pickled, _zipped, _legacy, _tarred, _scripted])
 def test_code_in_weights_is_not_run(here: Path, capsys: Capture, make, ending: str) -> None:
     make(here / f"evil{ending}")

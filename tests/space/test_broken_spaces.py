@@ -129,10 +129,10 @@ EXPECTED = {
     "networks": """
 :7: branches.third.network: no such entry of networks, found resnet19; did you mean 'resnet18'?
 :8: branches.fourth.network.conv3x3.depth: conv3x3 has no option of this name; did you mean 'width'?
-:9: branches.fifth.network.resnet18.width: resnet18 has no option of this name; it has none (width belongs to conv3x3, conv5x5, mlp)
-:10: branches.sixth.network: must be one of the networks, written NAME or {NAME: {option: value}}, found [resnet18]; there is alexnet, conv3x3, conv5x5, convnext_base, convnext_large, convnext_small, convnext_tiny, densenet121, densenet161, densenet169, densenet201, efficientnet_b0, … (83 in all)
+:9: branches.fifth.network.resnet18.width: resnet18 has no option of this name; it has none (width belongs to conv3x3, conv5x5, mlp, lstm, gru, transformer, conv1d)
+:10: branches.sixth.network: must be one of the networks, written NAME or {NAME: {option: value}}, found [resnet18]; there is alexnet, conv1d, conv3x3, conv5x5, convnext_base, convnext_large, convnext_small, convnext_tiny, densenet121, densenet161, densenet169, densenet201, … (87 in all)
 :11: branches.9th: a name is up to 64 letters, digits, - and _, and begins with a letter, found 9th
-:11: branches.9th.network: no such entry of networks, found 9th; there is alexnet, conv3x3, conv5x5, convnext_base, convnext_large, convnext_small, convnext_tiny, densenet121, densenet161, densenet169, densenet201, efficientnet_b0, … (83 in all)
+:11: branches.9th.network: no such entry of networks, found 9th; there is alexnet, conv1d, conv3x3, conv5x5, convnext_base, convnext_large, convnext_small, convnext_tiny, densenet121, densenet161, densenet169, densenet201, … (87 in all)
 :12: branches.type: no branch can have this name
 """,
     "not_yaml": """

@@ -155,8 +155,8 @@ def few(names: Iterable[str]) -> str:
 
 def _flat(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     for key, value in content.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value
+        if isinstance(value, Tensor) and isinstance(key, str):
+            yield prefix + key, value
         elif isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
 
