@@ -34,7 +34,7 @@ from rich.console import Console
 
 from fuse_search import attempt, launch, tally
 from fuse_search.leases import Lease, Leases
-from fuse_search.nets import weights
+from fuse_search.nets import state as states
 from fuse_search.report import files, table  # noqa: F401
 from fuse_search.study import Study
 from fuse_search.study.storage import Journal
@@ -168,7 +168,7 @@ BEGIN = [
     Moment("creating the stores", optuna, "create_study", after),
     Moment("creating the stores", CLIENT, "create_experiment", after),
     Moment("training a branch alone", Training, "_step", around, 5),
-    Moment("training a branch alone", weights, "save_file", SECOND),
+    Moment("training a branch alone", states, "save_file", SECOND),
     Moment("a baseline", Study, "note_baseline", around),
     Moment("a baseline", Lease, "end", around),
     Moment("filling a prefix", Writer, "append", around),

@@ -117,11 +117,24 @@ def test_the_commands_of_the_readme_exist(tmp_path):
 
 def test_the_space_of_the_readme_is_one(tmp_path):
     text = README.read_text(encoding="utf-8")
-    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    whole, table = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     from fuse_search.space import read_space
 
-    (tmp_path / "readme.yaml").write_text(block)
+    (tmp_path / "readme.yaml").write_text(whole)
     assert read_space(tmp_path / "readme.yaml").study == "fusion"
+
+    (tmp_path / "rows.csv").touch()
+    section = table.replace("rows.csv", str(tmp_path / "rows.csv"))
+    rest = """
+study: table
+tasks: {mood: classification, age: regression}
+branches:
+  photo: {network: conv3x3, input: photo}
+  voice: {network: lstm, input: voice}
+  words: {network: transformer, input: words}
+"""
+    (tmp_path / "table.yaml").write_text(section + rest)
+    assert read_space(tmp_path / "table.yaml").study == "table"
 
 
 def test_a_port_that_is_none_is_refused(capsys):

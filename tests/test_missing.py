@@ -317,6 +317,10 @@ def test_what_is_missing_is_said_in_a_line():
         "target age is unknown in 3 of 40 rows",
     ]
     assert data.lacking == {"image": 2}
+    later = gaps(rows(), {"image": rows().splits["val"][:2]})
+    assert notes(later) == [
+        "image is missing in 2 of 40 rows, none of them for training: what stands for it is zeros"
+    ]
 
 
 def test_an_input_that_no_training_row_has_is_refused_where_it_is_read():

@@ -254,6 +254,9 @@ search: {minimize: sine_bias}
 
 def test_losses_sources_readers_and_metrics_of_ones_own(capsys):
     Path("mine.py").write_text(EVERY)
+    with pytest.raises(AssertionError) as error:
+        check_plugin("mine.py")
+    assert str(error.value) == "readers: letters: give cells={'letters': [...]}, which it can read"
     check_plugin("mine.py", cells={"letters": ["abc", "zebra"]})
     Path("space.yaml").write_text(WAVES)
     assert '{"train": 22, "val": 4, "test": 4}' in checked(capsys, 0)

@@ -14,6 +14,7 @@ from fuse_search.nets.networks import NETWORKS, build_network
 from fuse_search.nets.shapes import Form
 from fuse_search.nets.stages import find_stages
 from fuse_search.testing import check_entry, check_loss, check_network, check_reader, check_source
+from fuse_search.train.losses import fits
 from tiny import choice, rows, spec
 
 
@@ -307,6 +308,17 @@ def test_a_broken_contract_of_a_fusion_a_loss_a_reader_and_a_source_is_named():
 
     with pytest.raises(AssertionError, match="losses: flat: a loss must have a gradient"):
         check_loss(flat)
+
+    seen = set()
+
+    @fits("regression")
+    def tiring(output, target, *, slope: float = 0.1):
+        seen.add((slope, len(target)))
+        return (output - target).square() * (1 + slope * len(seen))
+
+    with pytest.raises(AssertionError, match=r"losses: tiring: .*same bits"):
+        check_loss(tiring, slope=0.5)
+    assert seen == {(0.5, 28), (0.5, 6), (0.5, 4)}  # all rows, batches, and the last one of 16
 
     class Counting:
         """Reads the same cell otherwise each time."""

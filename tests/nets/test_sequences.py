@@ -438,6 +438,24 @@ def test_every_kind_joins_every_other(topology):
     assert lacking == [] and all(p.grad.isfinite().all() for p in network.parameters())
 
 
+def test_an_auxiliary_head_on_a_masked_host_reads_the_mean_of_what_is_there():
+    given = spec(
+        branches={"words": KINDS["words"], "eyes": KINDS["eyes"]},
+        merge={"topology": choice("trunk", entry=1)},
+        losses={"auxiliary": 0.5},
+        train={"dropout": 0.0},
+    )
+    data = kinds()
+    network, inputs = build(given, data).train(), {n: v[:7] for n, v in data.inputs.items()}
+    inputs["image"] = inputs["image"].float() / 255
+    host = network.branches["words"].eval()  # without its dropout
+    values, there = apart(host.stages[0](host.entry(inputs["tokens"])))
+    assert there.any(1).all() and not there.all()
+    means = torch.stack([v[m[:, 0] > 0].mean(0) for v, m in zip(values, there, strict=True)])
+    for task, head in zip(network.tasks, network.auxiliary[0], strict=True):
+        torch.testing.assert_close(network(inputs)[task, "words"], head(means))
+
+
 def test_batches_in_parts_and_whole_ones_come_to_the_same():
     data = kinds()
     train = {"epochs": 1, "batch_size": 9, "clip": None, "optimizer": choice("sgd")}

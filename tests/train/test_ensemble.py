@@ -8,7 +8,7 @@ from fuse_search.data import Data, Target
 from fuse_search.nets.merged import build_ensemble
 from fuse_search.nets.topology.joins import JOINS
 from fuse_search.train.ensemble import fit_and_predict
-from tiny import CPU, EVERY_TYPE, choice, rows, same, snapshot, spec
+from tiny import CPU, EVERY_TYPE, choice, gaps, rows, same, snapshot, spec
 
 DATA = rows(count=60)
 VAL = DATA.splits["val"]
@@ -73,6 +73,23 @@ def test_what_a_half_is_joined_to_hangs_on_none_of_its_own_targets(weights):
     for task in EVERY_TYPE:
         assert torch.equal(found[task][::2], again[task][::2])
     assert not torch.equal(found["age"][1::2], again["age"][1::2])
+
+
+@pytest.mark.parametrize("weights", FITTED)
+def test_what_no_other_row_can_say_is_joined_evenly(weights):
+    """Of one known row: it is joined by even weights, all others as fits it."""
+    data = gaps(DATA, unknown=dict.fromkeys(EVERY_TYPE, VAL[[*range(3), *range(4, len(VAL))]]))
+    given, built = ensemble(weights, data)
+    found = fit_and_predict(built, given, data, CPU)
+    even = fit_and_predict(ensemble("average", data)[1], given, data, CPU)
+    if weights == "stacking":  # its even weights are those of the geometric mean
+        plain = fit_and_predict(ensemble("geometric", data)[1], given, data, CPU)
+        even |= {task: plain[task] for task in ("left", "marks", "right")}
+    for task, kind in built.kinds.items():
+        assert found[task].isfinite().all()
+        assert all(value.isfinite().all() for value in snapshot(built.joins[task]).values())
+        one, other = (kind.probabilities(each[task][:4]) for each in (found, even))
+        torch.testing.assert_close(one, other)
 
 
 def test_an_ensemble_in_parts_takes_smaller_batches_and_comes_to_the_same():

