@@ -89,8 +89,13 @@ def test_two_trials_and_another_start_decode_once(here, capsys):
     assert "reading photo: 24 rows in" in said
     said = command(capsys, "--space", "space.yaml", "--trials", "2").out
     assert "reading" not in said and "[2/2]" in said
+    said = command(capsys, "check", "--space", "space.yaml").out
+    assert "reading" not in said and "fits together" in said
     files = [f"{row}.{suffix}" for row in range(24) for suffix in ("png", "npy")]
     assert [opened[file] for file in files] == [1] * len(files)
+    said = command(capsys, "check", "--space", "space.yaml", "--results", "none").out
+    assert "reading photo: 24 rows for this alone; a run keeps them in none/data" in said
+    assert not Path("none").exists()
 
 
 def test_rows_that_do_not_fit_into_memory_stream_from_disk(here):

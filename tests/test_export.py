@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 
 from after import BRANCHES, kept_network, of_table, stirred
 from fuse_search.errors import TrialError
-from fuse_search.export import _compared, difference, rows_for
+from fuse_search.export import _compared, difference, export, rows_for
 from fuse_search.kept import keep, read_kept
 from fuse_search.nets.export import load_onnx, load_program, program, save_onnx, save_program
 from fuse_search.nets.merged import build
@@ -34,6 +35,17 @@ class Undecided(nn.Module):
 
     def forward(self, inputs):
         return {"left": inputs["x"] if inputs["x"].sum() > 0 else -inputs["x"]}
+
+
+LOOPS = """\
+from torch import nn
+
+class Loops(nn.Module):
+    def forward(self, inputs):
+        for _ in range(int(inputs["x"].max())):
+            pass
+        return {"left": inputs["x"]}
+"""
 
 
 class FixedBatch(nn.Module):
@@ -104,6 +116,36 @@ def test_a_program_that_differs_is_removed_and_told(tmp_path, capsys):
 def test_what_cannot_be_exported_says_why(network):
     with pytest.raises(TrialError, match="can't be exported: "):
         program(network, {"x": torch.rand(2, 4)})
+
+
+def test_a_plugin_that_cannot_be_exported_is_told_by_its_line_alone(tmp_path, monkeypatch, capfd):
+    file = tmp_path / "mine.py"
+    file.write_text(LOOPS)
+    monkeypatch.setattr("fuse_search.errors.SOURCES", {str(file)})
+    made: dict[str, type] = {}
+    exec(compile(LOOPS, str(file), "exec"), made)
+    with pytest.raises(TrialError) as error:
+        program(made["Loops"](), {"x": torch.rand(2, 4)})
+    said = str(error.value)
+    assert said.startswith(f"can't be exported: {file}:5: GuardOnDataDependentSymNode: Could not ")
+    assert "TORCH" not in said and "Caused by" not in said
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_left_of_another_network_goes_and_one_row_is_one(tmp_path, capsys):
+    given, data = spec(branches={"a": {"network": choice("mlp", width=4)}}), rows()
+    keep(tmp_path / "kept.safetensors", given, stirred(build(given, data)), data)
+    kept, old = read_kept(tmp_path / "kept.safetensors"), tmp_path / "out"
+    inputs = rows_for(kept, data, data.splits["val"][:1])
+    old.mkdir()
+    for name in ("model.pt2", "model.onnx", "model.onnx.data"):
+        (old / name).touch()
+    broken = replace(kept, network=Undecided())
+    with pytest.raises(TrialError, match="can't be exported"):
+        list(export(broken, {"x": inputs["image"]}, old))
+    assert sorted(p.name for p in old.iterdir()) == ["model.json", "network.safetensors"]
+    lines = list(export(kept, inputs, old))
+    assert [line.endswith(", on 1 row") for line in lines] == [True, True]
 
 
 def test_an_operator_that_onnx_lacks_is_named_and_the_other_program_stays(tmp_path):

@@ -319,7 +319,8 @@ def test_what_is_missing_is_said_in_a_line():
     assert data.lacking == {"image": 2}
     later = gaps(rows(), {"image": rows().splits["val"][:2]})
     assert notes(later) == [
-        "image is missing in 2 of 40 rows, none of them for training: what stands for it is zeros"
+        "image is missing in 2 of 40 rows, but in none of training: "
+        "nothing is learned that stands for it"
     ]
 
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
+from dataclasses import replace
 
+import huggingface_hub
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import AutoConfig
 
 from after import COUNT, kept_network, stirred
 from fuse_search.alone import alone
+from fuse_search.data import Data
 from fuse_search.data.batches import Rows
-from fuse_search.data.table import read_table
+from fuse_search.data.table import Table, read_table
 from fuse_search.errors import InputError
 from fuse_search.kept import keep, read_kept
 from fuse_search.nets.merged import build, build_ensemble
-from fuse_search.nets.state import save_state
-from fuse_search.predict import Predictor, named, predict_table
+from fuse_search.nets.state import OURS, load_state, save_state
+from fuse_search.predict import Predictor, named, predict_table, write
 from fuse_search.train.loop import predict
 from small_space import command
 from tiny import CPU, EVERY_TYPE, choice, kinds, parallel, rows, spec
@@ -112,23 +120,137 @@ def test_outputs_get_names(tmp_path):
         "right": torch.tensor([[0.0, -30.0]]),  # half lies above a, nothing above b
     }
     found = named(read_kept(tmp_path / "kept.safetensors"), outputs)
-    assert {n: v for n, v in found.items() if n.startswith("prediction")} == {
-        "prediction_left": ["c"],
-        "prediction_marks": ["x;y"],
-        "prediction_age": [41.5],
-        "prediction_right": ["a"],
+    assert {task: v for (task, name), v in found.items() if name is None} == {
+        "left": ["c"],
+        "marks": ["x;y"],
+        "age": [41.5],
+        "right": ["a"],
     }
-    chances = {n: v[0] for n, v in found.items() if n.startswith("probability")}
+    chances = {f"{task} {name}": v[0] for (task, name), v in found.items() if name}
     assert chances == pytest.approx(
         {
-            "probability_left_a": 0, "probability_left_b": 0, "probability_left_c": 1,
-            "probability_marks_x": 1, "probability_marks_y": 0.5249792,
-            "probability_right_a": 0.5, "probability_right_b": 0.5, "probability_right_c": 0,
+            "left a": 0, "left b": 0, "left c": 1,
+            "marks x": 1, "marks y": 0.5249792,
+            "right a": 0.5, "right b": 0.5, "right c": 0,
         },
         abs=1e-6,
     )  # fmt: skip
     outputs["marks"] = torch.tensor([[-1.0, -1.0]])
-    assert named(read_kept(tmp_path / "kept.safetensors"), outputs)["prediction_marks"] == [";"]
+    assert named(read_kept(tmp_path / "kept.safetensors"), outputs)["marks", None] == [";"]
+
+
+def test_columns_that_would_be_called_alike_get_names_of_their_own(tmp_path):
+    data = rows()
+    inputs = {"row": data.inputs["image"], "prediction_left": data.inputs["image"]}
+    given = spec(
+        branches={n: {"network": choice("mlp", width=4), "input": n} for n in inputs},
+        tasks={"left": {"type": "classification"}, "left_a": {"type": "classification"}},
+    )
+    left = replace(data.targets["left"], classes=("a_x", "b", "c"))
+    other = replace(data.targets["left"], classes=("x", "y", "z"))
+    data = replace(data, inputs=inputs, targets={"left": left, "left_a": other}, _statistics={})
+    keep(tmp_path / "kept.safetensors", given, build(given, data), data)
+    predictor = Predictor(read_kept(tmp_path / "kept.safetensors"))
+    assert predictor.row == "row_"
+    assert [*predictor.gives] == [
+        "prediction_left_", "probability_left_a_x", "probability_left_b", "probability_left_c",
+        "prediction_left_a", "probability_left_a_x_", "probability_left_a_y",
+        "probability_left_a_z",
+    ]  # fmt: skip
+    write_picture(tmp_path / "a.png", inputs["row"][0, 0])
+    table = Table("it", {"row": ["a.png"], "prediction_left": ["a.png"]}, str)
+    ((columns, *_),) = predict_table(predictor, table, tmp_path, False)
+    assert columns["row"] == columns["prediction_left"] == ["a.png"] and columns["row_"] == [1]
+    assert [*columns] == ["row_", *inputs, *predictor.gives]
+    for file in ("a.parquet", "a.csv"):
+        write([columns], tmp_path / file, predictor.gives)
+    assert [*pd.read_parquet(tmp_path / "a.parquet")] == [*columns]
+
+
+def write_picture(file, pixels):
+    Image.fromarray(pixels.numpy()).save(file)
+
+
+def test_longer_sequences_are_cut_and_told(tmp_path, capsys):
+    table, kept, _ = kept_network(tmp_path)
+    lines = pd.read_csv(table, dtype=str)
+    lines.loc[[1, 2], "words"] = ["the fox sees a red hen", "a b c d e f g h"]
+    longest = read_kept(kept).recipe["inputs"]["words"]["shape"][0]
+    assert longest < 6
+    lines.to_csv(tmp_path / "new.csv", index=False)
+    out = tmp_path / "out.csv"
+    options = ["--model", kept, "--input", tmp_path / "new.csv", "--output", out]
+    said = command(capsys, "predict", *options, "--device", "cpu")
+    assert said.err == f"words: 2 rows longer than in training, cut to {longest}\n"
+
+
+def test_bad_outputs_are_told_before_anything_is_done(tmp_path, capsys):
+    (tmp_path / "in.csv").write_text("image\na.png\n")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "in.csv")
+    (tmp_path / "folder").mkdir()
+    options = ["--model", "nowhere", "--input", tmp_path / "in.csv", "--output"]
+    for verb, output, message in (
+        ("predict", "folder", "must be a file, and {} is a folder"),
+        ("predict", "in.csv/below/out.csv", "must lie in folders, and {} is a file"),
+        ("predict", "in.csv", "is the table that --input names; name another file"),
+        ("predict", "link.csv", "is the table that --input names; name another file"),
+        ("predict", "x" * 300, "can't be written: File name too long"),
+        ("export", "in.csv", "must be a folder, and {} is a file"),
+        ("export", "in.csv/below", "must lie in folders, and {} is a file"),
+    ):
+        place = tmp_path / output
+        said = command(capsys, verb, *options, place, code=2).err
+        there = tmp_path / output.partition("/")[0]
+        assert said == f"--output {place}: {message.format(there)}\n"
+    assert (tmp_path / "in.csv").read_text() == "image\na.png\n"
+
+
+def test_what_is_damaged_is_told_with_its_file(tmp_path):
+    given, data = spec(), rows()
+    network, file = build(given, data), tmp_path / "kept.safetensors"
+    keep(file, given, network, data)
+    state, about = load_state(file)
+    texts = json.loads(about["about"])
+    for changed, message in (
+        ({"about": "{"}, "the network can't be built as it was: JSONDecodeError: "),
+        ({"about": "[]"}, "the network can't be built as it was: TypeError: "),
+        ({"about": "{}"}, "the network can't be built as it was: KeyError: 'plugins'"),
+        ({"about": json.dumps(texts | {"inputs": {"image": {}}})}, "KeyError: "),
+        ({"spec": "["}, "can't be built as it was: ParserError: "),
+        ({"spec": about["spec"].replace("conv3x3", "conv3x4")}, "its spec:1: branches.a.network"),
+    ):
+        save_state(file, state, about | changed)
+        with pytest.raises(InputError) as error:
+            read_kept(file)
+        assert str(error.value).startswith(f"{file}: ") and message in str(error.value)
+    save_file({"a": torch.ones(1)}, file, {OURS: "{"})
+    with pytest.raises(InputError, match=r"can't read the weights in .*kept\.safetensors: "):
+        read_kept(file)
+
+
+def test_a_text_encoder_is_built_again_without_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = AutoConfig.for_model("bert", vocab_size=8, intermediate_size=8, **sizes)
+    config.save_pretrained("bert")
+    texts = Data(
+        inputs={"words": torch.randint(0, 8, (12, 5), dtype=torch.int32)},
+        targets=rows().targets,
+        splits={"train": torch.arange(8), "val": torch.arange(8, 10), "test": torch.arange(10, 12)},
+        digest="",
+        vocabularies={"words": 8},
+    )
+    branch = {"network": choice("hf:bert", pool="class"), "input": "words"}
+    given = spec(branches={"a": branch | {"weights": choice("pretrained")}})
+    network = stirred(build(given, texts, pretrained=False))
+    keep(tmp_path / "kept.safetensors", given, network, texts)
+    shutil.rmtree("bert")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)
+    kept = read_kept(tmp_path / "kept.safetensors")
+    assert kept.spec.branches["a"].network.name == "hf:bert"
+    words = {"words": texts.inputs["words"]}
+    with torch.no_grad():
+        assert torch.equal(kept.network(words)["left"], network.eval()(words)["left"])
 
 
 def test_a_table_is_predicted_as_the_validation_rows_were(tmp_path, capsys):
@@ -137,9 +259,10 @@ def test_a_table_is_predicted_as_the_validation_rows_were(tmp_path, capsys):
     predictor = Predictor(read_kept(kept))
     lines = read_table(table)
     cells = {name: [lines.columns[name][i] for i in val] for name in predictor.reads}
-    inputs, missing, faults = predictor.read(cells, tmp_path)
-    assert faults == [] and missing["words"].any() and not missing["words"].all()
-    found = predictor.outputs(inputs, missing)
+    read = predictor.read(cells, tmp_path)
+    missing = read.missing["words"]
+    assert read.faults == [] and read.cut == {} and missing.any() and not missing.all()
+    found = predictor.outputs(read.inputs, read.missing)
     for task, output in wanted.items():
         assert torch.equal(found[task], output), task
     assert predictor.reads == {
@@ -209,9 +332,9 @@ def test_many_rows_come_part_by_part(tmp_path):
     header, *lines = table.read_text().splitlines()
     table.write_text("\n".join([header, *lines * 12]) + "\n")
     parts = list(predict_table(Predictor(read_kept(kept)), read_table(table), tmp_path, False))
-    assert [len(columns["row"]) for columns, _ in parts] == [256, 32]
-    rows = [row for columns, _ in parts for row in columns["row"]]
-    ages = [age for columns, _ in parts for age in columns["prediction_age"]]
+    assert [len(columns["row"]) for columns, *_ in parts] == [256, 32]
+    rows = [row for columns, *_ in parts for row in columns["row"]]
+    ages = [age for columns, *_ in parts for age in columns["prediction_age"]]
     assert rows == list(range(1, 12 * COUNT + 1))
     assert ages[-COUNT:] == pytest.approx(ages[:COUNT], abs=1e-5)
 

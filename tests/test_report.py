@@ -10,6 +10,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from fuse_search.plugins import use
 from fuse_search.report.answer import answer
 from fuse_search.report.files import write_report
 from fuse_search.report.plots import PLOTS, _pareto
@@ -236,8 +237,34 @@ def test_best_yaml_holds_the_spec(reported: tuple[Study, Path]) -> None:
     assert yaml.safe_load(text)["merge"] == {"use": ["a", "b"], "topology": "cascade"}
     assert text.splitlines()[:2] == [
         "# The best trial of study fusion: number 2, mean_accuracy 0.9 on validation.",
-        f"# Train it again: fuse-search train {out / 'best.yaml'}",
+        f"# Train it again: fuse-search train {out / 'best.yaml'} --results {out.parent}",
     ]
+
+
+def test_commands_name_the_results_and_the_plugins_that_they_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    study, plugins = full(tmp_path), ["my parts.py", "three_parts"]
+    for name, file in zip(("half", "third"), ("my parts.py", "three_parts.py"), strict=True):
+        metric = f"def {name}(predicted, true):\n    return 0.5\n"
+        Path(file).write_text(f"{metric}REGRESSION = {{'{name}': {name}}}\n")
+    use(plugins)
+    try:
+        for folder, results in (("results", ""), ("other", " --results other")):
+            folder, more = Path(folder, "fusion"), f"{results} --plugin 'my parts.py'"
+            more += " --plugin three_parts"
+            shown = printed(study, folder).splitlines()
+            assert f"Train it again: fuse-search train {folder}/best.yaml{more}" in shown
+            model = f"--model {folder}"
+            assert f"Predict with it: fuse-search predict {model} --input TABLE.csv{more}" in shown
+            assert f"Take it elsewhere: fuse-search export {model} --output DIR{more}" in shown
+            write_report(study, folder)
+            again = f"# Train it again: fuse-search train {folder}/best.yaml{more}"
+            assert (folder / "best.yaml").read_text().splitlines()[1] == again
+    finally:
+        use([])
 
 
 def test_trials_csv(reported: tuple[Study, Path]) -> None:

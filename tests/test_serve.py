@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -18,6 +19,7 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 
 from after import kept_network, of_table, stirred
 from fuse_search.errors import InputError
@@ -25,7 +27,9 @@ from fuse_search.export import package, rows_for
 from fuse_search.found import find
 from fuse_search.kept import keep, read_kept
 from fuse_search.nets.merged import build
-from fuse_search.plugins import in_use, use
+from fuse_search.plugins import in_use, named_in, use
+from fuse_search.predict import Predictor
+from fuse_search.served import Served
 from fuse_search.tracker import Tracker
 from tiny import choice, rows, spec
 
@@ -89,6 +93,35 @@ def test_a_served_model_answers_for_raw_rows(tracker, tmp_path):
         assert code == 400 and "outside" in message
         code, message = refused(address, [{"words": "no photo"}])
         assert code == 400 and "photo" in message
+
+
+def test_each_row_is_answered_or_named(tmp_path, capsys):
+    table, kept, _ = kept_network(tmp_path)
+    predictor = Predictor(read_kept(kept))
+    served = Served(predictor, tmp_path)
+    lines = pd.read_csv(table, dtype=str).iloc[VAL].set_index(pd.Index([*"abcdef"]))
+    found = served.predict(lines)
+    assert list(found.index) == [*"abcdef"] and capsys.readouterr().err == ""
+    assert list(found) == [*predictor.gives]
+    empty = served.predict(lines.iloc[:0])
+    assert len(empty) == 0 and list(empty) == [*predictor.gives]
+
+    lines["words"] = "data: a fox;base64,abc"  # a text like others
+    cells = {name: list(lines[name]) for name in predictor.reads}
+    wanted, _ = predictor(cells, tmp_path)
+    assert served.predict(lines).to_dict("list") == wanted
+    length = predictor.kept.data.shape("words")[0]
+    said = f"words: 6 rows longer than in training, cut to {length}\n"
+    assert capsys.readouterr().err == said
+
+    lines.loc["b", "photo"] = "data:image/png;base64,a?b="
+    lines.loc["d", "height"] = "tall"
+    with pytest.raises(MlflowException) as error:
+        served.predict(lines)
+    head, *rest = str(error.value).splitlines()
+    assert head == "2 rows can't be read:"
+    assert rest[0].startswith("row 2: photo: can't be decoded as base64: ")
+    assert rest[1].startswith("row 4: body: ") and len(rest) == 2
 
 
 class serving:
@@ -192,6 +225,27 @@ def test_a_runs_model_brings_its_plugins_and_says_why_it_has_no_program(
     assert find(other.run_id, results, None, fetched) == kept
     with pytest.raises(InputError, match="there is no such run"):
         find("0" * 32, results, None, fetched)
+
+
+def test_only_the_plugins_that_a_network_is_made_with_are_needed(tmp_path):
+    mine, other = tmp_path / "mine.py", tmp_path / "other.py"
+    mine.write_text(PLUGIN)
+    other.write_text(PLUGIN.replace("parted", "unused"))
+    use([mine, other])
+    try:
+        data = rows()
+        for fusion, needed in (("parted", [mine]), ("concat", [])):
+            given = spec(merge={"topology": choice("parallel", fusion=choice(fusion))})
+            use([mine, other])
+            keep(tmp_path / "kept.safetensors", given, build(given, data), data)
+            use(needed)
+            kept = read_kept(tmp_path / "kept.safetensors")
+            assert [p.file for p in named_in(kept.spec, kept.recipe)] == needed
+        use([mine])
+        assert in_use[0].given == "--plugin mine.py"
+        assert replace(in_use[0], installed="lab 1.2").given == "install lab 1.2"
+    finally:
+        use([])
 
 
 def write_image(file: Path, pixels: torch.Tensor) -> None:

@@ -232,7 +232,7 @@ def test_pictures_and_labels_outside_the_folder_are_not_read(here: Path, capsys:
         ("study=CON", "study: not every system has files of this name, found CON"),
         ("study=nul.txt", "study: not every system has files of this name"),
         ("study=ends.", "study: not every system has files of this name"),
-        ("study=cache", "study: no study can be called solo, artifacts, cache, mlflow.db"),
+        ("study=cache", "study: no study can be called solo, artifacts, cache, data, mlflow.db"),
         ("study=Solo", "study: no study can be called"),
         ("tasks.a/b=classification", "tasks.a/b: a name is up to 64 letters"),
         ("tasks.aux=classification", "tasks.aux: not every system has files of this name"),

@@ -221,9 +221,10 @@ def test_at_start_what_was_left_is_brought_in_order(folder):
     lease.unlink()
     part = bench.folder / "checkpoints/.7.safetensors.0123"
     part.touch()
+    (bench.folder.parent / "data/.new-0").mkdir(parents=True)
     bench.parent.flush()
     # Trial 1 is at work, which may be writing that file.
-    assert bench.reconcile() == "2 runs closed, 1 leftover removed"
+    assert bench.reconcile() == "2 runs closed, 2 leftovers removed"
     assert bench.runs() == [
         ("FINISHED", "complete", []),
         ("RUNNING", None, []),

@@ -1,4 +1,4 @@
-"""The best trial's network, from a study's folder."""
+"""The networks that a study is about in the end, in its folder and in MLflow."""
 
 from __future__ import annotations
 
@@ -9,50 +9,81 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from torch import nn
 
+from .baselines import baselines
 from .errors import InputError
 from .export import package, rows_for
 from .found import BEST
 from .kept import keep, read_kept
 from .nets.state import load_state
+from .report.answer import BASELINE, answer
 from .shared import Shared
+from .space import Space
 from .spec import TrialSpec
-from .study import Study
+from .study import Row, Study
 from .suggest import fixed_spec
 from .tracker import Run
-from .trial import Trial
+from .trial import Trial, trained
 
 
 def logged_best(study: Study) -> bool:
-    """Whether the best network is in MLflow, or there is none yet."""
-    best = study.best()
-    return best is None or study.attributes.get("model") == best.number
+    """Whether the best networks are in MLflow, or there are none yet."""
+    return not _unlogged_trial(study) and not _unlogged_baseline(study)
 
 
-def log_best(study: Study, shared: Shared, parent: Run, folder: Path, console: Console) -> None:
+def log_best(
+    study: Study, space: Space, shared: Shared, parent: Run, folder: Path, console: Console
+) -> None:
     """Keep the best trial's network, and log it as the MLflow model of its run.
 
-    Unless somebody is at it.
+    Likewise that of the baseline, where one is better than all trials. Unless somebody is at it.
     """
     if lease := study.leases.take("model"):
-        if not logged_best(study):  # or else only the lease was left
-            _log_best(study, shared, parent, folder, console)
+        if row := _unlogged_trial(study):  # or else only the lease was left
+            spec = fixed_spec(folder / "best.yaml")
+            keep(folder / BEST, spec, trained_network(spec, shared, folder, row.number), shared.data)
+            if _log(folder / BEST, shared, parent, console, trial=str(row.number)):
+                study.note("model", row.number)
+        if name := _unlogged_baseline(study):
+            spec = baselines(space)[name]
+            keep(folder / BASELINE, spec, _baseline(spec, shared), shared.data)
+            if _log(folder / BASELINE, shared, parent, console, baseline=name):
+                study.note("baseline_model", name)
         lease.end()
 
 
-def _log_best(study: Study, shared: Shared, parent: Run, folder: Path, console: Console) -> None:
+def _unlogged_trial(study: Study) -> Row | None:
     best = study.best()
-    assert best is not None
-    spec = fixed_spec(folder / "best.yaml")
-    keep(folder / BEST, spec, trained_network(spec, shared, folder, best.number), shared.data)
+    return best if best and study.attributes.get("model") != best.number else None
+
+
+def _unlogged_baseline(study: Study) -> str | None:
+    name = answer(study).baseline
+    return name if study.attributes.get("baseline_model") != name else None
+
+
+def _baseline(spec: TrialSpec, shared: Shared) -> nn.Module:
+    """Its network: that of a branch alone is kept by its content, an ensemble of these is joined
+    again."""
+    if spec.merge.topology.name != "ensemble":
+        return trained(spec, shared)[0].network
+    trial = Trial(spec, shared)
+    for _ in trial.epochs():
+        pass
+    return trial.network
+
+
+def _log(file: Path, shared: Shared, parent: Run, console: Console, **tags: str) -> bool:
+    """Whether the network in a file could be logged as the model of the run with these tags."""
     try:
-        if run := parent.below(trial=str(best.number)):
-            kept = read_kept(folder / BEST)
+        if run := parent.below(**tags):
+            kept = read_kept(file)
             rows = rows_for(kept, shared.data, shared.data.splits["val"][:4])
             with TemporaryDirectory() as files:
                 run.model(package(kept, rows, Path(files, "network")))
-        study.note("model", best.number)
     except Exception as error:  # the store may be away; the answer is not
         console.print(f"the best network could not be logged to MLflow: {error}")
+        return False
+    return True
 
 
 def trained_network(spec: TrialSpec, shared: Shared, folder: Path, number: int) -> nn.Module:

@@ -87,20 +87,24 @@ def _refuse_before(context: click.Context, verb: str) -> None:
 
 
 @cli.command()
-@takes(SPACE, SET, PLUGIN, DEVICE)
-def check(space: str | None, overrides: Texts, plugins: Texts, device: str | None) -> None:
-    """Find everything that is wrong with a space, without training or writing anything."""
+@takes(SPACE, SET, PLUGIN, RESULTS, DEVICE)
+def check(
+    space: str | None, overrides: Texts, plugins: Texts, results: str, device: str | None
+) -> None:
+    """Find everything that is wrong with a space, without training or writing anything.
+
+    Rows that a run has kept in --results are not read again.
+    """
     checked = read_first(_needed(space), overrides, plugins)
-    from .data.notes import notes
     from .plugins import in_use
     from .preflight import preflight
 
-    ready = preflight(checked, device, None)
+    ready = preflight(checked, device, Path(results), keep=False)
     rows = {name: len(split) for name, split in ready.shared.data.splits.items()}
     click.echo(f"{space}: fits together; rows: {json.dumps(rows)}")
     for plugin in in_use:
         click.echo(f"  plugin {plugin}")
-    for line in notes(ready.shared.data):
+    for line in ready.notes():
         click.echo(f"  {line}")
     for name, stages in ready.stages.items():
         click.echo(f"  branch {name}: {stages} stages; {ready.loaded[name]}")

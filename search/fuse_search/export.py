@@ -17,28 +17,28 @@ from .data.record import absent
 from .data.table import Table
 from .errors import InputError, TrialError
 from .kept import FILE, Kept, as_written
-from .nets.export import Run, load_onnx, load_program, program, save_onnx, save_program
-from .plugins import in_use
+from .nets.export import Run, load_onnx, load_program, program, save_onnx, save_program, steps, two
+from .plugins import named_in
 from .predict import Predictor, summary, told
 from .served import MODULE, PLUGINS
 from .shared import open_shared
 from .tracker.model import TORCH, Model
 
-ONNX = "model.onnx"
+ONNX, ONNX_DATA = "model.onnx", "model.onnx.data"
 ABOUT = "model.json"
 MOST = 1e-4
 """By how much a program may differ from the network it was made of."""
 ROWS = 64
 """How many rows it is checked on."""
 BATCHES = (1, 7)
+STEPS = 1000
+"""Of recurrences: with more, a program is made only when somebody asks for it."""
 SEQUENCES = ("frames", "tokens")
 """Kinds of inputs that have a length, which a program fixes."""
 
 
 def rows_for(kept: Kept, data: Data, rows: Tensor) -> dict[str, Tensor]:
-    """What the network reads of these rows, by name, on the CPU; at least two."""
-    if len(rows) == 1:
-        rows = rows.repeat(2)
+    """What the network reads of these rows, by name, on the CPU."""
     inputs, names = fetch(data, rows, "cpu")[0], list(kept.data.inputs)
     found = {name: inputs[name] for name in names}
     lacking = {
@@ -67,29 +67,34 @@ def rows_of_table(kept: Kept, table: Table, folder: Path) -> dict[str, Tensor]:
     """Rows of a table, as `rows_for` gives them. Raises InputError when one can't be read."""
     predictor = Predictor(kept)
     cells = {name: table.column(name, "--input")[:ROWS] for name in predictor.reads}
-    inputs, missing, faults = predictor.read(cells, folder)
-    if faults:
-        raise InputError(summary([f"{table.place(f.row)}: {told(f)}" for f in faults]))
-    data = predictor.rows(inputs, missing)
+    found = predictor.read(cells, folder)
+    if found.faults:
+        raise InputError(summary([f"{table.place(f.row)}: {told(f)}" for f in found.faults]))
+    data = predictor.rows(found.inputs, found.missing)
     return rows_for(kept, data, data.splits["val"])
 
 
 def export(kept: Kept, inputs: Mapping[str, Tensor], folder: Path) -> Iterator[str]:
     """Write the network, a torch.export program and ONNX of it into a folder; says what it did.
 
-    inputs: real rows by name, as `rows_for` gives them. What differs from the network is removed.
+    inputs: real rows by name, as `rows_for` gives them. What differs from the network is removed,
+    and so are programs of another one that lie there.
 
     Raises:
         TrialError: a program can't be made, or differs by more than `MOST` from the network.
         InputError: the packages for ONNX are missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for file in (TORCH, ONNX, ONNX_DATA):
+        (folder / file).unlink(missing_ok=True)
     if kept.file.resolve() != (folder / FILE).resolve():
         shutil.copyfile(kept.file, folder / FILE)
     (folder / ABOUT).write_text(json.dumps(_about(kept, inputs), indent=1), encoding="utf-8")
     for name in kept.data.inputs:
         if kept.data.shape(name).kind in SEQUENCES:
             yield f"{name}: sequences of {inputs[name].shape[1]}, to which shorter ones are padded"
+    if (count := steps(kept.network, inputs)) > STEPS:
+        yield f"recurrences of {count:,} steps: the programs may take minutes to make"
     made = program(kept.network, inputs)
     save_program(made, folder / TORCH)
     yield _compared(folder / TORCH, load_program, kept.network, inputs)
@@ -120,7 +125,8 @@ def _compared(
     file: Path, load: Callable[[Path], Run], network: nn.Module, inputs: Mapping[str, Tensor]
 ) -> str:
     """How far a program lies from the network. Raises TrialError, and removes it: too far."""
-    run, found, rows = load(file), list[float](), len(next(iter(inputs.values())))
+    run, found, count = load(file), list[float](), len(next(iter(inputs.values())))
+    inputs, rows = two(inputs), max(count, 2)
     for batch in (*BATCHES, rows):
         for start in range(0, min(rows, 8 * batch), batch):
             part = {name: values[start : start + batch] for name, values in inputs.items()}
@@ -128,9 +134,11 @@ def _compared(
                 wanted, given = network(part), run(part)
             found += [difference(given[task], wanted[task]) for task in wanted]
     most = float(torch.tensor(found).max())  # unlike Python's, nan where one is
-    text = f"{file}: differs from the network by at most {most:.2g}, on {rows} rows"
+    on = f"{count} row{'' if count == 1 else 's'}"
+    text = f"{file}: differs from the network by at most {most:.2g}, on {on}"
     if not most <= MOST:
         file.unlink()
+        file.with_name(ONNX_DATA).unlink(missing_ok=True)
         raise TrialError(f"{text}: more than {MOST:g}, so it was removed")
     return text
 
@@ -148,8 +156,11 @@ def package(kept: Kept, inputs: Mapping[str, Tensor], files: Path) -> Model:
     """
     files.mkdir(parents=True)
     shutil.copyfile(kept.file, files / FILE)
-    _copy_plugins(files / PLUGINS)
+    _copy_plugins(kept, files / PLUGINS)
     try:
+        if (count := steps(kept.network, inputs)) > STEPS:
+            rule = "`fuse-search export` takes the minutes that it needs"
+            raise TrialError(f"recurrences of {count:,} steps: {rule}")
         save_program(program(kept.network, inputs), files / TORCH)
         form = "pt2"
     except TrialError as error:
@@ -166,12 +177,12 @@ def package(kept: Kept, inputs: Mapping[str, Tensor], files: Path) -> Model:
     )
 
 
-def _copy_plugins(folder: Path) -> None:
-    """Copy the plugins in use that are files, and name those that are modules.
+def _copy_plugins(kept: Kept, folder: Path) -> None:
+    """Copy the plugins it is made with that are files, and name those that are modules.
 
     Those of installed distributions are in use wherever they are installed.
     """
-    named = [plugin for plugin in in_use if not plugin.installed]
+    named = [p for p in named_in(kept.spec, kept.recipe) if not p.installed]
     for i, plugin in enumerate(named):
         place = folder / str(i)
         place.mkdir(parents=True)

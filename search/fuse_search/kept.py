@@ -11,15 +11,18 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from .alone import alone
 from .data import Data, Target
 from .data.recipe import default_recipe
 from .data.record import SPLITS, Shape
-from .errors import InputError
+from .errors import InputError, place_of
 from .nets.merged import build, build_ensemble
+from .nets.networks import files_of
+from .nets.networks.hf import CONFIG, PREFIX
 from .nets.state import load_state, save_state
+from .plugins import named_in
 from .spec import CHECKPOINTS, TrialSpec
 from .suggest import fixed_spec, to_yaml
 from .version import PLUGINS
@@ -68,8 +71,21 @@ def _about(spec: TrialSpec, data: Data) -> dict[str, Any]:
             "statistics": [] if _discrete(shape) else [t.tolist() for t in data.statistics(name)],
         }
     classes = {task: data.targets[task].classes for task in spec.tasks}
-    plugins = {digest: Path(file).name for file, digest in PLUGINS.items()}
-    return {"inputs": inputs, "classes": classes, "recipe": _recipe(data, used), "plugins": plugins}
+    recipe = _recipe(data, used)
+    return {
+        "inputs": inputs,
+        "classes": classes,
+        "recipe": recipe,
+        "plugins": {plugin.digest: plugin.given for plugin in named_in(spec, recipe)},
+        "configs": _configs(spec),
+    }
+
+
+def _configs(spec: TrialSpec) -> dict[str, str]:
+    """What the networks of Hugging Face are built by, as text."""
+    names = {spec.branches[branch].network.name for branch in spec.merge.use}
+    files = {name: files_of(name).get(CONFIG) for name in sorted(names)}
+    return {name: file.read_text(encoding="utf-8") for name, file in files.items() if file}
 
 
 def _recipe(data: Data, used: set[str]) -> dict[str, Any] | None:
@@ -89,23 +105,43 @@ def read_kept(file: Path) -> Kept:
     was: its plugins are not in use, or other versions of libraries make it otherwise.
     """
     state, metadata = load_state(file)
-    if "about" not in metadata:
+    if not {"about", "spec"} <= metadata.keys():
         raise InputError(f"{file}: holds weights, but not what to build of them")
-    about = json.loads(metadata["about"])
+    try:
+        return _kept(file, state, metadata["spec"], json.loads(metadata["about"]))
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    except Exception as error:  # the file may be damaged, or another program's
+        reason = f"{place_of(error)}{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise InputError(f"{file}: the network can't be built as it was: {reason}") from error
+
+
+def _kept(file: Path, state: Mapping[str, Tensor], written: str, about: Mapping[str, Any]) -> Kept:
     for digest, plugin in about["plugins"].items():
         if digest not in PLUGINS.values():
             rule = "the network was trained with a plugin, which must be given as it was then"
-            raise InputError(f"{file}: {rule}: --plugin {plugin}")
-    spec = _spec(metadata["spec"])
+            raise InputError(f"{rule}: {plugin}")
+    spec = _spec(written)
     data = _stand_in(spec, about)
-    try:
-        network = _network(spec, data)
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{file}: the network can't be built as it was: {reason}") from error
+    with TemporaryDirectory() as folder:
+        network = _network(_with_folders(spec, about["configs"], Path(folder)), data)
+    network.load_state_dict(state)
     network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as trials
-    return Kept(file, metadata["spec"], spec, data, network, about["recipe"])
+    return Kept(file, written, spec, data, network, about["recipe"])
+
+
+def _with_folders(spec: TrialSpec, configs: Mapping[str, str], folder: Path) -> TrialSpec:
+    """The spec with new folders for networks of Hugging Face, whose own may be gone."""
+    branches = dict(spec.branches)
+    for i, (name, config) in enumerate(configs.items()):
+        place = folder / str(i)
+        place.mkdir()
+        (place / CONFIG).write_text(config, encoding="utf-8")
+        for key, branch in spec.branches.items():
+            if branch.network.name == name:
+                network = branch.network.model_copy(update={"name": f"{PREFIX}{place}"})
+                branches[key] = branch.model_copy(update={"network": network})
+    return spec.model_copy(update={"branches": branches})
 
 
 def _network(spec: TrialSpec, data: Data) -> nn.Module:
@@ -137,7 +173,10 @@ def _read(text: str) -> TrialSpec:
     with TemporaryDirectory() as folder:
         file = Path(folder, "spec.yaml")
         file.write_text(text, encoding="utf-8")
-        return fixed_spec(file)
+        try:
+            return fixed_spec(file)
+        except InputError as error:
+            raise InputError(str(error).replace(str(file), "its spec")) from error
 
 
 def _stand_in(spec: TrialSpec, about: Mapping[str, Any]) -> Data:

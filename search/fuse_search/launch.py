@@ -147,12 +147,14 @@ def run(
             if report.loaded:
                 console.print(f"branch {name}: {report}", highlight=False, soft_wrap=True)
         with stop.listening(lambda: console.print(STOPPING)):
-            _work(opened, work, console)
+            _work(opened, work, console, stop)
     print_answer(study, console, opened.folder)
     return FusionStudy(study, opened.ready.shared, opened.folder)
 
 
-def _work(opened: Opened, work: Callable[[Run, Progress], None], console: Console) -> None:
+def _work(
+    opened: Opened, work: Callable[[Run, Progress], None], console: Console, stop: Stop
+) -> None:
     """Let the workers work; then write the report and close the study's run."""
     from .report.files import write_report
 
@@ -169,7 +171,8 @@ def _work(opened: Opened, work: Callable[[Run, Progress], None], console: Consol
         write_report(study, folder)
         for file in (*folder.glob("*.md"), *folder.glob("*.png"), *folder.glob("*.csv")):
             parent.artifact(file)
-        log_best(study, opened.ready.shared, parent, folder, console)
+        with stop.at_once():  # it takes long, and whoever comes next begins it anew
+            log_best(study, opened.space, opened.ready.shared, parent, folder, console)
         status = "FINISHED"
     except (Preempted, KeyboardInterrupt, SystemExit):
         status = "KILLED"

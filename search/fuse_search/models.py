@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
+from .errors import InputError, warn
 from .options import DEVICE, PLUGIN, RESULTS, TRACKING, Texts, takes
 
 MODEL = click.option(
@@ -51,25 +53,31 @@ def predict(
     **store: Any,
 ) -> None:
     """Write predictions, with probabilities, for the rows of a table."""
+    _refuse_in_the_way(Path(output), folder=False)
+    _refuse_same(Path(output), Path(table))
     with TemporaryDirectory() as folder:
         kept = _kept(model, Path(folder), **store)
         from .data.table import read_table
-        from .predict import Predictor, predict_table, summary, write
+        from .predict import Predictor, cuts, predict_table, summary, write
         from .shared import device_named
 
-        predictor, rows = Predictor(kept, device_named(device)), read_table(Path(table))
-        skipped: list[str] = []
+        predictor = Predictor(kept, device_named(device))
+        rows = read_table(Path(table), predictor.reads)
+        skipped, cut = list[str](), Counter[str]()
 
         def chunks() -> Any:
             place = Path(root) if root else Path(table).parent
-            for columns, faults in predict_table(predictor, rows, place, on_error == "skip"):
+            for columns, faults, longer in predict_table(
+                predictor, rows, place, on_error == "skip"
+            ):
                 skipped.extend(faults)
+                cut.update(longer)
                 yield columns
 
         write(chunks(), Path(output), predictor.gives)
         click.echo(f"wrote {output}: {len(rows):,} rows")
-        if skipped:
-            click.echo(summary(skipped), err=True)
+        for line in [*([summary(skipped)] if skipped else []), *cuts(cut, kept)]:
+            warn(line)
 
 
 @click.command()
@@ -86,6 +94,7 @@ def export(
     model: str, output: str, table: str | None, root: str | None, results: str, **store: Any
 ) -> None:
     """Write the network as a torch.export program and as ONNX, and check both on real rows."""
+    _refuse_in_the_way(Path(output), folder=True)
     with TemporaryDirectory() as folder:
         kept = _kept(model, Path(folder), results=results, **store)
         from .data.table import read_table
@@ -99,6 +108,24 @@ def export(
             rows = rows_of_study(kept, Path(results))
         for line in write(kept, rows, Path(output)):
             click.echo(line)
+
+
+def _refuse_in_the_way(output: Path, *, folder: bool) -> None:
+    """Raises InputError when no file, or folder, can be written there."""
+    try:
+        there = next(place for place in (output, *output.absolute().parents) if place.exists())
+        if there.is_dir() != (folder or there != output):
+            kind, found = ("folder", "file") if folder else ("file", "folder")
+            rule = f"must be a {kind}" if there == output else "must lie in folders"
+            found = found if there == output else "file"
+            raise InputError(f"--output {output}: {rule}, and {there} is a {found}")
+    except OSError as error:
+        raise InputError(f"--output {output}: can't be written: {error.strerror}") from None
+
+
+def _refuse_same(output: Path, table: Path) -> None:
+    if output.exists() and table.exists() and output.samefile(table):
+        raise InputError(f"--output {output}: is the table that --input names; name another file")
 
 
 def _kept(model: str, into: Path, plugins: Texts, results: str, tracking_uri: str | None) -> Any:

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import uuid4
 
 from . import study as studies
-from .data.notes import notes
 from .errors import InputError
 from .plugins import use
 from .preflight import Preflight, preflight
@@ -50,7 +49,7 @@ class Opened:
         }
         for name, report in self.ready.loaded.items():
             about[f"weights.{name}"] = str(report)
-        if rows := notes(self.ready.shared.data, MOST_ROWS):
+        if rows := self.ready.notes(MOST_ROWS):
             about["rows"] = "\n".join(rows)[:MOST_OF_A_TAG]
         return tracker.open_study(space.study, space.leaves(), about)
 
@@ -114,7 +113,7 @@ def _open(url: str, space: Space, ready: Preflight, folder: Path) -> Study:
         "overrides": list(space.overrides),
         "content": content,
         "val_rows": len(ready.shared.data.splits["val"]),
-        "rows": notes(ready.shared.data, MOST_ROWS),
+        "rows": ready.notes(MOST_ROWS),
     }
     for key, value in about.items():
         if study.attributes.get(key) != value:

@@ -14,13 +14,14 @@ import hashlib
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -31,6 +32,7 @@ from .space.catalogue import REGISTRIES, Entry
 from .space.signature import entry_of
 from .spec import CHECKPOINTS, TrialSpec
 from .version import PLUGINS, SOURCES
+from .written import written
 
 GROUP = "fuse_search.plugins"
 FILES = "plugin_"  # so begin the names of modules that are files
@@ -61,6 +63,26 @@ class Plugin:
     def is_file(self) -> bool:
         """Whether it was named as a file, and not as a module."""
         return self.module.__name__.startswith(FILES)
+
+    @property
+    def given(self) -> str:
+        """What somebody does to have it in use."""
+        name = self.file.name if self.is_file else self.module.__name__
+        return f"install {self.installed}" if self.installed else f"--plugin {name}"
+
+    @property
+    def named(self) -> str:
+        """What `--plugin` takes, in this working directory."""
+        if not self.is_file:
+            return self.module.__name__
+        here = Path.cwd()
+        return str(self.file.relative_to(here) if self.file.is_relative_to(here) else self.file)
+
+    @property
+    def tables(self) -> dict[str, Any]:
+        """What it holds under the names of our registries, by registry."""
+        there = vars(self.module)
+        return {r: there[name] for r, (_, name) in REGISTRIES.items() if name in there}
 
     def __str__(self) -> str:
         return f"{self.installed} ({self.file})" if self.installed else str(self.file)
@@ -100,6 +122,30 @@ def use(plugins: Iterable[str | Path]) -> None:
     PLUGINS.update(digests)
     SOURCES.update(str(file) for plugin in found for file in plugin.sources)
     in_use.extend(found)
+
+
+def named_in(spec: TrialSpec, recipe: Mapping[str, Any] | None) -> list[Plugin]:
+    """The plugins in use that a network of this spec, with readers of this recipe, is made with.
+
+    Where its rows come from is no matter.
+    """
+    readers = [each["reader"] for each in (recipe or {"inputs": {}})["inputs"].values()]
+    named = {*_words(written(spec.model_copy(update={"data": None}))), *readers}
+    named |= {reader.partition(":")[0] for reader in readers}  # one that a network brings
+    return [
+        plugin
+        for plugin in in_use
+        if not named.isdisjoint({plugin.module.__name__, *chain(*plugin.tables.values())})
+    ]
+
+
+def _words(tree: Any) -> Iterator[str]:
+    """All keys and texts in plain data."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, dict | list):
+        yield from chain(*map(_words, tree))
+        yield from chain(*map(_words, tree.values() if isinstance(tree, dict) else ()))
 
 
 def _remove() -> None:
@@ -186,11 +232,7 @@ def _refuse(error: BaseException, file: str | None, place: str) -> NoReturn:
 
 def _add(plugin: Plugin) -> None:
     """Add the registries of a plugin to the catalogue and to ours at run time."""
-    tables = {
-        registry: vars(plugin.module)[variable]
-        for registry, (_, variable) in REGISTRIES.items()
-        if variable in vars(plugin.module)
-    }
+    tables = plugin.tables
     if not tables:
         variables = [variable for _, variable in REGISTRIES.values()]
         like = next((v for v in vars(plugin.module) if v.isupper() and v[0] != "_"), "")

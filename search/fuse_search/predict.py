@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .data import Data
 from .data.batches import Rows
-from .data.decoded import Fault
+from .data.decoded import Decoded, Fault
 from .data.readers.reader import Cell
 from .data.recipe import readings_of, rows_of
 from .data.record import SPLITS
@@ -32,6 +32,8 @@ NUMBERS = "number"
 """The reader of columns that hold numbers."""
 
 Columns = dict[str, list[Any]]
+Part = tuple[str, str | None]
+"""A task and one of its classes; None: what is predicted of it."""
 
 
 class Predictor:
@@ -46,39 +48,43 @@ class Predictor:
         self.kept, self.device = kept, device
         kept.network.to(device)
         self._recipe, self._readings = kept.recipe, readings_of(kept.recipe)
-        inputs = kept.recipe["inputs"].items()
+        inputs, readers = kept.recipe["inputs"].items(), self._readings.items()
         self.reads = {c: each["reader"] == NUMBERS for _, each in inputs for c in each["columns"]}
         """The columns that it reads, and whether they hold numbers."""
         self.optional = {c for n, each in inputs if n in kept.data.missing for c in each["columns"]}
         """Those of inputs that a row may lack."""
+        self.files = {c for _, each in readers if each.reader.files for c in each.columns}
+        """Those whose cells name files."""
+        self.row, self._names = _names(kept, self.reads)
+        """`row` is what the column of a row's number is called."""
 
     @property
     def gives(self) -> dict[str, bool]:
         """The columns that are predicted, and whether they hold numbers; see `named`."""
-        kept, found = self.kept, {}
-        for task in kept.spec.tasks:
-            classes = kept.data.targets[task].classes
-            found[f"prediction_{task}"] = classes is None
-            found |= {f"probability_{task}_{name}": True for name in classes or ()}
-        return found
+        targets = self.kept.data.targets
+        return {
+            column: name is not None or targets[task].classes is None
+            for (task, name), column in self._names.items()
+        }
 
     def __call__(
         self, cells: Mapping[str, Sequence[Cell]], folder: Path
-    ) -> tuple[Columns, list[Fault]]:
-        """Predictions by column for each row of these cells, and what can't be read of the rows.
+    ) -> tuple[Columns, Decoded]:
+        """Predictions by column for each row of these cells, and what became of the cells.
 
         What is predicted for a row with a fault means nothing. Paths are relative to `folder`, and
         lie in it. Raises InputError when a column is missing.
         """
-        inputs, missing, faults = self.read(cells, folder)
-        return named(self.kept, self.outputs(inputs, missing)), faults
+        found = self.read(cells, folder)
+        outputs = self.outputs(found.inputs, found.missing)
+        columns = named(self.kept, outputs)
+        return {self._names[key]: values for key, values in columns.items()}, found
 
-    def read(
-        self, cells: Mapping[str, Sequence[Cell]], folder: Path
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Fault]]:
-        """The inputs of these cells, which rows lack them, and what can't be read."""
+    def read(self, cells: Mapping[str, Sequence[Cell]], folder: Path) -> Decoded:
+        """The inputs of these cells, which rows lack them, and what can't be read or was cut."""
         found = rows_of(self._recipe, cells, folder, self._readings)
-        return found.inputs, found.missing, [*found.faults, *self._never_lacked(found.missing)]
+        found.faults.extend(self._never_lacked(found.missing))
+        return found
 
     def outputs(
         self, inputs: Mapping[str, Tensor], missing: Mapping[str, Tensor]
@@ -108,35 +114,59 @@ class Predictor:
                     yield Fault(row, name, "is missing, which it was in no row of training")
 
 
-def named(kept: Kept, outputs: Mapping[str, Tensor]) -> Columns:
-    """Outputs by task as columns, equally long.
+def _names(kept: Kept, reads: Iterable[str]) -> tuple[str, dict[Part, str]]:
+    """What columns are called, the row's number first: where a name is taken, with a _ behind it.
 
-    Of TASK, `prediction_TASK` has a class, labels as in `cat;dog`, or a number in its own unit, and
-    `probability_TASK_CLASS` the probability of each class or label.
+    That of a prediction is `prediction_TASK`, that of a probability `probability_TASK_CLASS`.
     """
-    found: Columns = {}
+    taken = {*reads}
+
+    def free(name: str) -> str:
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        return name
+
+    row = free("row")
+    found: dict[Part, str] = {}
+    for task in kept.spec.tasks:
+        found[task, None] = free(f"prediction_{task}")
+        for name in kept.data.targets[task].classes or ():
+            found[task, name] = free(f"probability_{task}_{name}")
+    return row, found
+
+
+def named(kept: Kept, outputs: Mapping[str, Tensor]) -> dict[Part, list[Any]]:
+    """What outputs by task say of each row.
+
+    Of a task, (task, None) has a class, labels as in `cat;dog`, or a number in its own unit, and
+    (task, class) the probability of each class or label.
+    """
+    found: dict[Part, list[Any]] = {}
     for task, output in outputs.items():
         kind, classes = TASKS[kept.spec.tasks[task].type], kept.data.targets[task].classes
         predicted = kind.predicted(output)
         if classes is None:
-            found[f"prediction_{task}"] = predicted.tolist()
+            found[task, None] = predicted.tolist()
             continue
         chances = kind.probabilities(output)
         if predicted.ndim > 1:  # of several labels, each is there or not
             chances, there = chances[..., 1], (predicted > 0.5).tolist()
             names = [[c for c, is_it in zip(classes, row, strict=True) if is_it] for row in there]
-            found[f"prediction_{task}"] = [";".join(each) or ";" for each in names]
+            found[task, None] = [";".join(each) or ";" for each in names]
         else:
-            found[f"prediction_{task}"] = [classes[i] for i in predicted.tolist()]
+            found[task, None] = [classes[i] for i in predicted.tolist()]
         for name, each in zip(classes, chances.unbind(-1), strict=True):
-            found[f"probability_{task}_{name}"] = each.tolist()
+            found[task, name] = each.tolist()
     return found
 
 
 def predict_table(
     predictor: Predictor, table: Table, folder: Path, skip: bool
-) -> Iterator[tuple[Columns, list[str]]]:
+) -> Iterator[tuple[Columns, list[str], Mapping[str, int]]]:
     """Predictions for a table, some hundred rows at a time, and what is wrong with these rows.
+
+    And in how many of them a sequence was cut, by input.
 
     Beside the predictions there are the row's number, from 1 on, and the cells that were read.
     Raises InputError listing rows that can't be read, unless they are to be skipped: then what is
@@ -147,7 +177,7 @@ def predict_table(
         part = {name: values[start : start + AT_ONCE] for name, values in cells.items()}
         count = len(next(iter(part.values())))
         columns, found = predictor(part, folder)
-        faults = [Fault(start + f.row, f.input, f.reason) for f in found]
+        faults = [Fault(start + f.row, f.input, f.reason) for f in found.faults]
         ragged = [fault for fault in table.faults if start <= fault.row < start + count]
         lost = {fault.row for fault in ragged}  # their cells are all missing
         faults = sorted([*ragged, *(f for f in faults if f.row not in lost)], key=lambda f: f.row)
@@ -157,15 +187,15 @@ def predict_table(
         for values in columns.values():
             for fault in faults:
                 values[fault.row - start] = None
-        rows: Columns = {"row": list(range(start + 1, start + count + 1))}
+        rows: Columns = {predictor.row: list(range(start + 1, start + count + 1))}
         shown = {name: [_shown(cell) for cell in values] for name, values in part.items()}
-        yield rows | shown | rows | columns, texts  # a column of theirs may be called so, too
+        yield rows | shown | columns, texts, found.cut
 
 
 def write(chunks: Iterable[Columns], file: Path, kinds: Mapping[str, bool]) -> None:
     """Write columns, part by part, as CSV or Parquet; the file appears whole or not at all.
 
-    kinds: which columns hold numbers. Cells without a value stay empty.
+    kinds: which columns hold numbers, as the first one does. Cells without a value stay empty.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.{uuid4().hex}")
@@ -195,11 +225,13 @@ def _parquet(chunks: Iterable[Columns], file: Path, kinds: Mapping[str, bool]) -
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    of = {"row": pa.int64()} | {n: pa.float64() for n, number in kinds.items() if number}
+    of = {name: pa.float64() for name, number in kinds.items() if number}
     with ExitStack() as stack:
         writer = None
         for columns in chunks:
-            schema = pa.schema([(name, of.get(name, pa.string())) for name in columns])
+            row, *others = columns
+            types = [(name, of.get(name, pa.string())) for name in others]
+            schema = pa.schema([(row, pa.int64()), *types])
             writer = writer or stack.enter_context(ParquetWriter(file, schema))
             writer.write_table(pa.table(columns, schema))
 
@@ -214,6 +246,15 @@ def summary(texts: Sequence[str]) -> str:
     more = [f"and {len(texts) - MOST_SHOWN:,} more"] if len(texts) > MOST_SHOWN else []
     count = f"{len(texts):,} row{'' if len(texts) == 1 else 's'}"
     return "\n".join([f"{count} can't be read:", *texts[:MOST_SHOWN], *more])
+
+
+def cuts(cut: Mapping[str, int], kept: Kept) -> list[str]:
+    """What is told of sequences that were cut, a line for each input."""
+    return [
+        f"{name}: {rows:,} row{'' if rows == 1 else 's'} longer than in training, "
+        f"cut to {kept.data.shape(name)[0]:,}"
+        for name, rows in cut.items()
+    ]
 
 
 def _shown(cell: Cell) -> str | None:

@@ -14,6 +14,7 @@ import torch
 from .corners import Name, corners, fewest, most_and_fewest
 from .data.augment import fits
 from .data.batches import fetch
+from .data.notes import notes
 from .errors import InputError, TrialError, place_of, told
 from .faults import MEMORY, Fault
 from .feasible import PARTS, NoRoomNow, check
@@ -60,6 +61,12 @@ class Preflight:
     """The content of the checkpoints."""
     loaded: dict[str, Report]
     """What of each branch's weights came from where."""
+    read: frozenset[str]
+    """The inputs that branches read."""
+
+    def notes(self, most: int | None = None) -> list[str]:
+        """What a person should know of the rows; of single ones, `most` or all."""
+        return notes(self.shared.data, most, self.read)
 
     @property
     def corners(self) -> dict[str, int]:
@@ -92,10 +99,12 @@ def preflight(
     results: Path | None,
     cache_budget: int | None = None,
     sharing: Mapping[Place, int] = MappingProxyType({}),
+    keep: bool = True,
 ) -> Preflight:
     """Load the rows, run every branch, and build networks from all over the space.
 
-    results: where rows that are read from files are kept; None: nowhere.
+    results: where rows that are read from files are kept; None: nowhere. keep: whether any that are
+    read now are kept there.
 
     Raises:
         InputError: says what is wrong with the data or the branches, or why no corner of the space
@@ -104,7 +113,7 @@ def preflight(
     first = corners(space, most_and_fewest(space))
     some = next(iter(first.values()))
     try:
-        shared = open_shared(some, device, results, cache_budget, sharing)
+        shared = open_shared(some, device, results, cache_budget, sharing, keep=keep)
     except Exception as error:
         if not isinstance(error, InputError) and not place_of(error):
             raise
@@ -123,7 +132,8 @@ def preflight(
     _refuse(space, tried)
     stages = {name: len(branch.stages) for name, branch in branches.items()}
     loaded = {name: branch.loaded for name, branch in branches.items()}
-    return Preflight(shared, stages, tried, checkpoint_contents(whole), loaded)
+    read = frozenset(branch.input for branch in whole.branches.values())
+    return Preflight(shared, stages, tried, checkpoint_contents(whole), loaded, read)
 
 
 def _branches(space: Space, spec: TrialSpec, shared: Shared) -> dict[str, Branch]:

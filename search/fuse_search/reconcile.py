@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from .data import mapped
 from .shared import Shared
 from .study import Study
 from .tracker import Run, Status
@@ -48,7 +49,7 @@ def reconcile(study: Study, parent: Run, folder: Path, shared: Shared) -> str:
         removed += sweep(folder)
     if not any(shared.leases.all().values()):
         removed += _unlinked(*shared.solos.glob(".*.*"))
-    removed += shared.leases.sweep()
+    removed += shared.leases.sweep() + mapped.sweep(folder.parent / "data")
     if shared.prefixes.store:
         removed += shared.prefixes.store.sweep()
     counts = {

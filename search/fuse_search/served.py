@@ -6,15 +6,15 @@ What `mlflow models serve` and `mlflow.pyfunc.load_model` import to load a model
 from __future__ import annotations
 
 import base64
-import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data.readers.reader import Cell
-from .errors import InputError
+from .data.decoded import Fault
+from .errors import InputError, warn
 from .kept import FILE, read_kept
 from .plugins import use
-from .predict import Predictor, summary, told
+from .predict import Predictor, cuts, summary, told
 from .tracker.model import refusal
 
 if TYPE_CHECKING:
@@ -35,32 +35,43 @@ class Served:
     def predict(self, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """A row of predictions for each row; see predict.named.
 
-        A file is given by its path, its bytes, or `data:;base64,…`.
+        A file is given by its path, its bytes, or `data:;base64,…`. That sequences were cut is told
+        on stderr, which is a server's log.
         Raises what MLflow answers with: a column is missing, or rows can't be read.
         """
         import pandas as pd
 
-        cells: dict[str, list[Cell]] = {
+        cells: dict[str, list[Any]] = {
             n: [None] * len(model_input) for n in self._predictor.optional
         }
-        cells |= {name: [_cell(value) for value in model_input[name]] for name in model_input}
+        cells |= {name: list(model_input[name]) for name in model_input}
+        if not len(model_input):
+            return pd.DataFrame({name: [] for name in self._predictor.gives}, model_input.index)
+        files = self._predictor.files.intersection(cells)
+        faults = [fault for name in files for fault in _decode(name, cells[name])]
+        broken = {fault.row for fault in faults}
         try:
-            columns, faults = self._predictor(cells, self._root)
+            columns, found = self._predictor(cells, self._root)
         except InputError as error:
             raise refusal(str(error)) from None
+        faults += [fault for fault in found.faults if fault.row not in broken]
         if faults:
+            faults.sort(key=lambda fault: fault.row)
             raise refusal(summary([f"row {f.row + 1}: {told(f)}" for f in faults]))
-        return pd.DataFrame(columns)
+        for line in cuts(found.cut, self._predictor.kept):
+            warn(line)
+        return pd.DataFrame(columns, model_input.index)
 
 
-def _cell(value: Any) -> Cell:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, str) and value.startswith("data:") and ";base64," in value:
-        return base64.b64decode(value.partition(";base64,")[2])
-    if isinstance(value, str):
-        return value.strip() or None
-    return value if isinstance(value, bytes) else float(value)
+def _decode(column: str, cells: list[Any]) -> Iterator[Fault]:
+    """Put a file's bytes in the place of `data:;base64,…`; tells where that can't be."""
+    for row, cell in enumerate(cells):
+        if isinstance(cell, str) and cell.startswith("data:") and ";base64," in cell:
+            cells[row] = None
+            try:
+                cells[row] = base64.b64decode(cell.partition(";base64,")[2], validate=True)
+            except ValueError as error:
+                yield Fault(row, column, f"can't be decoded as base64: {error}")
 
 
 def _load_pyfunc(path: str, model_config: dict[str, Any]) -> Served:

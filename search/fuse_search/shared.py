@@ -69,23 +69,26 @@ def open_shared(
     cache_budget: int | None = None,
     sharing: Mapping[Place, int] = MappingProxyType({}),
     say: Callable[[str], None] = print,
+    keep: bool = True,
 ) -> Shared:
     """Load the rows, hold them on the device when they fit, and check the tasks against them.
 
     `device` is a torch device string; None means CUDA when there is one. Branches trained alone
     go to `results/solo`, rows that are read from files to `results/data` (None: these are not
     kept), values of frozen stages to `results/cache`: of these at most `cache_budget` bytes; None:
-    a share of what is free. `sharing`: as Prefixes has it.
+    a share of what is free. `sharing`: as Prefixes has it. `keep`: False reads what is kept, and
+    writes nothing, and tells each bad row.
 
     Raises:
         InputError: the rows can't be loaded, or a task doesn't fit them.
     """
     chosen = device_named(device)
-    wanted = Wanted(spec.tasks, _brought(spec), results and results / "data", say)
+    folder = results and results / "data"
+    wanted = Wanted(spec.tasks, _brought(spec), folder, keep, every=not keep, say=say)
     data = _fitted(load(spec.data, spec.seed, wanted), spec)
     if chosen.type != "cuda" or data.nbytes < torch.cuda.mem_get_info(chosen)[0] / 2:
         data = data.to(chosen)
-    results = results or Path()
+    results = (results if keep else None) or Path()
     prefixes = Prefixes(data, chosen, results / "cache", cache_budget, sharing)
     return Shared(data, chosen, results / "solo", prefixes)
 

@@ -20,6 +20,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._wanted = False  # a plain value: a signal handler must not wait for a lock
+        self._at_once = False
 
     def __call__(self) -> bool:
         return self._wanted
@@ -27,6 +28,21 @@ class Stop:
     def want(self) -> None:
         """Ask for it, from wherever."""
         self._wanted = True
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Do what may be broken off: the first signal interrupts it, also one that came before.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted.
+        """
+        self._at_once = True
+        try:
+            if self():
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._at_once = False
 
     def wait(self, seconds: float) -> None:
         """Sleep so long, or until it is wanted."""
@@ -50,6 +66,8 @@ class Stop:
                 self.want()
                 with suppress(RuntimeError):  # it came in the middle of another print
                     told()
+                if self._at_once:
+                    raise KeyboardInterrupt
             elif time.monotonic() - first > SAME:
                 raise KeyboardInterrupt
 

@@ -1,6 +1,7 @@
 """A table of files, numbers, texts and labels as the rows that are trained on."""
 
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from fuse_search.data import Data, load
 from fuse_search.data.notes import notes
+from fuse_search.data.propose import proposal
+from fuse_search.data.table import Table
 from fuse_search.data.wanted import Wanted
 from fuse_search.errors import InputError
 from fuse_search.spec import DataSpec, TaskSpec
@@ -262,16 +266,40 @@ def test_inputs_are_proposed(here: Path) -> None:
     )
     assert refused(here, text, inputs=None, split=None) == [
         "data.source.manifest: the option 'inputs' is missing; seen from the cells, it may be",
-        "split: fold",
-        "inputs:",
-        "  photo: image",
-        "  my_voice: {audio: {column: 'my voice'}}",
-        "  scan: array",
-        "  weight: number",
-        "  words: text",
-        "  colour: category",
-        "  # id: is different in every row",
-        "  # nothing: has no cells",
+        "      split: fold",
+        "      inputs:",
+        "        photo: image",
+        '        my_voice: {audio: {column: "my voice"}}',
+        "        scan: array",
+        "        weight: number",
+        "        words: text",
+        "        colour: category",
+        "        # id: is different in every row",
+        "        # nothing: has no cells",
+        "      # each branch says what it reads: input: photo",
+    ]
+
+
+def test_what_is_proposed_can_be_read(here: Path) -> None:
+    names = ["left eye", "left_eye", "yes", "Null", "a" * 70, "a" * 71, r"b\slash\x", "it's", "é"]
+    table = Table("t", {n: ["1", "2"] for n in names}, str)
+    shown = yaml.safe_load(proposal(table, set()).partition("\n")[2])["inputs"]
+    assert all(re.fullmatch("[A-Za-z][A-Za-z0-9_-]{0,63}", name) for name in shown)
+    columns = [name if c == "number" else c["number"]["columns"][0] for name, c in shown.items()]
+    assert columns == names
+    whose = Table("t", {"Speaker-ID": ["a", "a", "b"], "patient": ["1", "2", "3"]}, str)
+    assert proposal(whose, set()).splitlines()[1:-1] == [
+        "      group: Speaker-ID",
+        "      inputs:",
+        "        patient: number",
+    ]
+    odd = Table("t", {"my fold": ["train", "val"], "two\nlines": [None], "x": ["1", "2"]}, str)
+    assert proposal(odd, set()).splitlines()[1:] == [
+        '      split: "my fold"',
+        "      inputs:",
+        "        x: number",
+        r'        # "two\nlines": has no cells',
+        "      # each branch says what it reads: input: x",
     ]
 
 
@@ -324,3 +352,58 @@ def test_without_the_package_of_hugging_face(monkeypatch: pytest.MonkeyPatch) ->
     source = choice("huggingface", path="any", inputs={"x": choice("number")})
     with pytest.raises(InputError, match=r'pip install "fuse-search\[hf\]"'):
         load(DataSpec(source=source), 0, Wanted(MOOD))
+
+
+def many(moods: list[str], photo: str = "0.png") -> str:
+    """A table of as many rows, dealt out to the splits in turn."""
+    folds = ("train", "train", "val", "test")
+    cells = (f"{photo},1,2,a,{mood},30,{folds[i % 4]}\n" for i, mood in enumerate(moods))
+    return HEAD + "".join(cells)
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+def test_a_class_that_is_misspelt_in_the_space_is_told_as_such(here: Path, on_error: str) -> None:
+    targets = {"mood": choice("label", classes=("hapy", "sad"))}
+    said = refused(here, many(["happy", "sad"] * 6), targets=targets, on_error=on_error)
+    assert said == [
+        "data.source.manifest.targets.mood: classes: no row has the class 'hapy', "
+        "6 rows have 'happy', which is no class; did you mean 'hapy'?"
+    ]
+    targets = {"mood": choice("label", classes=("happy", "sad"))}
+    said = refused(here, many(["happy", "sad", "so"] * 5), targets=targets, on_error=on_error)
+    assert said[0].endswith("classes: 5 rows have 'so', which is no class; there is happy, sad")
+
+
+def test_a_label_that_few_rows_have_is_theirs_alone(here: Path) -> None:
+    targets = {"mood": choice("label", classes=("happy", "sad", "calm"))}
+    text = many(["happy", "sad"] * 6)
+    data = read(here, text, targets=targets)  # no row is calm, and nothing stands for it
+    assert notes(data, read={"photo", "body"}) == [
+        "no branch reads words",
+        "target mood: no row of training has 'calm'",
+    ]
+    targets = {"mood": choice("label", classes=("happy", "sad"))}
+    text = many(["happy", "sad"] * 6 + ["hapy", "hapy"])
+    assert len(read(here, text, targets=targets, on_error="skip").skipped) == 2
+
+
+def test_a_column_of_another_kind_is_told_once(here: Path) -> None:
+    text = many(["happy", "sad", "sad", "happy"])
+    inputs = INPUTS | {"words": choice("number")}
+    place = "rows.csv:2"
+    assert refused(here, text, inputs=inputs, on_error="skip") == [
+        "data.source.manifest.inputs.words: 4 of 4 rows can't be read as number, "
+        f"such as {place}: 'a' is no finite number; seen from the cells it is category"
+    ]
+    assert refused(here, text, tasks={"mood": TaskSpec(type="regression")}) == [
+        "data.source.manifest.targets.mood: 4 of 4 rows can't be read as number, such as "
+        f"{place}: must be a finite number, found 'happy'; seen from the cells it is category"
+    ] or refused(here, text, tasks={"mood": TaskSpec(type="regression")})[0].startswith("tasks.mood")
+    (said,) = refused(here, many(["happy", "sad"] * 4, photo="no.png"), on_error="skip")
+    assert "8 of 8 rows can't be read as image, such as rows.csv:2: no.png: there is no" in said
+    assert said.endswith(f"; paths are relative to {here.resolve()}".replace(f"{here}/", ""))
+    inputs = {"photo": choice("text"), "weight": choice("text"), "mood": choice("category")}
+    assert notes(read(here, text, inputs=inputs)) == [
+        "photo is read as text, but its cells look like image",
+        "weight is read as text, but its cells look like number",
+    ]

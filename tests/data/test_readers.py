@@ -272,6 +272,14 @@ def test_a_tokenizer_of_hugging_face_is_kept_whole(tmp_path):
     first.learn([], tmp_path)
     assert first.read(("good morning world",), tmp_path).tolist() == [1, 3, 4, 0, 2]
     assert len(first.read(("good " * 9,), tmp_path)) == 6  # what its network reads at most
+    # what is cut later ends as what its tokenizer cuts
+    for text in ("red", "a red fox", "a red fox sees a hen"):
+        other = reader("text", tokenizer="hf:away", length=4)
+        other.learned = first.learned
+        whole = first.read((text,), tmp_path)
+        assert first.cut(whole, 4).tolist() == other.read((text,), tmp_path).tolist()
+        assert len(first.cut(whole, 4)) == min(len(whole), 4)
+    assert reader("text").cut(np.arange(5), 3).tolist() == [0, 1, 2]
     other = reader("text", tokenizer="hf:away", length=3)
     other.learned = first.learned
     assert other.read(("good morning world",), tmp_path).tolist() == [1, 3, 2]

@@ -53,6 +53,13 @@ def test_an_entry_normalises_vectors():
     assert torch.equal(entry(torch.tensor([[2.0, 10.0]])), torch.tensor([[1.0, 2.0]]))
 
 
+def test_what_changes_its_input_in_place_changes_it_for_itself_alone():
+    for shape in (Shape((3,), "tokens", 9), Shape((), "category", 9)):
+        x = torch.full((2, *shape), -1)
+        Entry(shape, torch.zeros(1), torch.ones(1))(x).clamp_(min=0)
+        assert torch.equal(x, torch.full((2, *shape), -1))
+
+
 def test_a_tap_drops_what_lies_above_and_pools_by_the_mean():
     whole, tapped = branch().eval(), branch().cut(-2).eval()
     x = torch.rand(2, 1, 4, 4)
@@ -125,6 +132,42 @@ def test_frozen_stages_stay_in_eval_mode_until_they_join():
     assert all(m.training for m in cut.stages[1].modules())
     cut.eval()
     assert not any(m.training for m in cut.modules())
+
+
+def test_no_stage_that_is_frozen_keeps_a_gradient_whatever_its_network_fixed():
+    network = small()
+    network[0][0].weight.requires_grad_(False)
+    chain = find_stages(network, torch.zeros(2, 1, 4, 4), classifier=False)
+    entry = Entry(Shape((1, 4, 4)), torch.zeros(1), torch.ones(1))
+    cut = Branch(chain, entry, input="image", network=choice("small"))
+    for depth in (1, 3, 2):
+        cut.unfreeze(depth)
+        asked = [{p.requires_grad for p in stage.parameters()} for stage in cut.stages]
+        assert asked == [{3 - depth <= i} for i in range(3)]
+
+
+def test_recurrences_that_are_frozen_stay_in_training_unless_they_drop():
+    """cuDNN has no gradient outside of it, and one passes through frozen stages in a cascade."""
+
+    class Recurrence(nn.Module):
+        def __init__(self, dropout):
+            super().__init__()
+            self.recurrence = nn.LSTM(3, 3, 2, batch_first=True, dropout=dropout)
+
+        def forward(self, x):
+            return self.recurrence(x)[0]
+
+    shape = Shape((5, 4))
+    layers = [nn.Linear(4, 3), Recurrence(0.0), Recurrence(0.5), nn.Linear(3, 3)]
+    chain = find_stages(nn.Sequential(*layers), shape.example(2), classifier=False)
+    cut = Branch(chain, nn.Identity(), input="x", network=choice("small"))  # type: ignore[arg-type]
+    cut.unfreeze(1)
+    cut.train()
+    modes = [layer.recurrence.training for layer in layers[1:3]]
+    assert modes == [True, False] and not layers[1].training
+    cut.eval()
+    assert layers[1].recurrence.training and not layers[2].recurrence.training
+    assert torch.equal(cut(torch.ones(2, 5, 4)), cut(torch.ones(2, 5, 4)))
 
 
 def test_entering_above_drops_the_lowest_stages_and_the_entry():

@@ -255,13 +255,6 @@ def test_operations_of_recurrences_are_counted(name, gates, bidirectional):
     assert counter.get_total_flops() == 3 * sum(expected)
 
 
-def test_the_gradient_passes_through_a_recurrence_in_eval_mode_as_in_training():
-    """cuDNN has none outside of training; that of a branch passes through frozen stages."""
-    network = made("lstm", FRAMES, {"bidirectional": True})
-    assert not network.layer1.training
-    assert network.layer1.ahead.training and network.layer1.back.training
-
-
 def test_a_category_has_an_embedding_and_so_has_an_unknown_one():
     shape = Shape((), "category", 4)
     network, classifier = build_network(choice("mlp", width=5, layers=2), shape)

@@ -1,3 +1,4 @@
+import copy
 import os
 from argparse import Namespace
 from collections import OrderedDict
@@ -13,11 +14,13 @@ from torchvision.models import DenseNet, VisionTransformer, squeezenet1_1
 from fuse_search.errors import InputError
 from fuse_search.nets.checkpoints import Report, load_checkpoint
 from fuse_search.nets.networks import NETWORKS, Network, build_network
+from fuse_search.nets.stages import find_stages
 from fuse_search.nets.state import load_state, save_state
 from fuse_search.nets.weights import (
     WEIGHTS,
     load_weights,
     preprocessing,
+    refuse_random,
 )
 from fuse_search.spec import Choice
 
@@ -138,9 +141,25 @@ def test_a_report_is_one_line():
 
 
 def test_settings_that_could_run_code_are_named(tmp_path: Path):
-    torch.save({"state_dict": small().state_dict(), "best": np.float64(0.5)}, tmp_path / "a.pt")
-    with pytest.raises(InputError, match=r"it holds numpy.*scalar, which could run code: save the"):
+    torch.save({"state_dict": small().state_dict(), "whole": small()}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"it holds torch\.nn.*, which could run code: save the"):
         load(small(), tmp_path / "a.pt")
+
+
+class Twisted:
+    """A numpy type whose state tells of memory that isn't its own."""
+
+    def __reduce__(self):
+        state = (3, "<", None, ("a",), {"a": (np.dtype("f8"), 9999)}, 8, 1, 16)
+        return np.dtype, ("V8", False, True), state
+
+
+def test_what_numpy_wrote_beside_weights_is_skipped_and_never_made(tmp_path: Path):
+    source, network = small(), small()
+    beside = {"best": np.float64(0.5), "random": np.random.get_state(), "twisted": Twisted()}
+    torch.save({"state_dict": source.state_dict(), **beside}, tmp_path / "a.pt")
+    load(network, tmp_path / "a.pt")
+    assert same(network, source)
 
 
 def test_safetensors_are_read(tmp_path: Path):
@@ -208,6 +227,96 @@ def test_the_classifier_may_have_other_classes(tmp_path: Path):
     assert same(source.features, network.features)
     assert torch.equal(network.classifier[1].weight, own)
     assert report.ignored == report.missing == ("classifier.1.weight", "classifier.1.bias")
+
+
+class Backwards(nn.Module):
+    """Its classifier is what it has first and runs last."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.top, self.body = nn.Linear(4, classes), nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.top(input=self.body(x))
+
+
+class Listed(Backwards):
+    def stages(self):
+        return [self.body]
+
+
+class Scaled(Backwards):
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.scale = nn.Parameter(torch.rand(classes))
+
+    def forward(self, x):
+        return self.scale * super().forward(x)
+
+
+@pytest.mark.parametrize(("kind", "classifier"), [(Backwards, True), (Listed, False)])
+@pytest.mark.parametrize("classes", [5, 7])
+def test_what_no_stage_holds_is_left_as_it_is(tmp_path, monkeypatch, kind, classifier, classes):
+    monkeypatch.setitem(NETWORKS, "mine", Network(kind, classifier=classifier))
+    source, network = kind(classes), kind(5)
+    top = network.top.weight.clone()
+    torch.save(source.state_dict(), tmp_path / "a.pt")
+    report = load(network, tmp_path / "a.pt", "mine")
+    assert same(source.body, network.body) and torch.equal(network.top.weight, top)
+    assert report.ignored == report.missing == ("top.weight", "top.bias")
+    chain = find_stages(network, torch.rand(2, 3), classifier=classifier)
+    assert {*chain.parameters()} == {*network.body.parameters()}
+
+
+def test_a_scale_behind_the_classifier_is_the_last_layer(tmp_path, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "mine", Network(Scaled, classifier=True))
+    source, network = Scaled(5), Scaled(5)
+    torch.save(source.state_dict(), tmp_path / "a.pt")
+    assert load(network, tmp_path / "a.pt", "mine").missing == ("scale",)
+    assert same(source.top, network.top) and same(source.body, network.body)
+    chain, x = find_stages(network, torch.rand(2, 3), classifier=True), torch.rand(4, 3)
+    assert torch.equal(chain(x), source.top(source.body(x)))
+
+
+def test_stages_of_copies_are_made_of_all_that_is_loaded(tmp_path, monkeypatch):
+    class Copied(Backwards):
+        def stages(self):
+            return [("copy", copy.deepcopy(self.body))]
+
+    monkeypatch.setitem(NETWORKS, "mine", Network(Copied))
+    source, network = Copied(5), Copied(5)
+    torch.save(source.state_dict(), tmp_path / "a.pt")
+    load(network, tmp_path / "a.pt", "mine")
+    assert same(network, source)
+
+
+def test_names_of_what_is_unused_end_where_a_name_ends(tmp_path: Path):
+    network, source = (nn.ModuleDict({"a": nn.Linear(2, 2), "ab": nn.Linear(2, 2)}) for _ in "12")
+    torch.save(source.state_dict(), tmp_path / "a.pt")
+    for unused in ("a", "a."):
+        report = load_checkpoint(network, tmp_path / "a.pt", unused=(unused,))
+        assert report.missing == ("a.weight", "a.bias") and same(network["ab"], source["ab"])
+
+
+def test_weights_that_leave_random_numbers_in_what_is_used_are_refused(monkeypatch):
+    def half(network):
+        nn.init.ones_(network.layer1[1].weight)
+        nn.init.ones_(network.layer2[1].weight)
+
+    def build():
+        network = small()
+        nn.init.zeros_(network.layer1[1].bias)  # no random number
+        return network
+
+    monkeypatch.setitem(NETWORKS, "mine", Network(lambda shape: build(), {"half": half}))
+    network = build()
+    report = load(network, "half", "mine")
+    chain = find_stages(network, torch.rand(2, 3), classifier=False)
+    with pytest.raises(InputError, match=r"half leave random .* made of: layer2\.1\.bias$"):
+        refuse_random(chain, network, report)
+    refuse_random(chain.stages[0], network, report)
+    network.layer2[1].bias.requires_grad_(False)
+    refuse_random(chain, network, report)
 
 
 def test_torchvision_weights_come_from_the_cache(cache: Path):
@@ -388,3 +497,13 @@ def test_a_state_that_was_changed_is_refused(tmp_path: Path):
     file.write_bytes(content)
     with pytest.raises(InputError, match="its checksum differs"):
         load_state(file)
+
+
+def test_metadata_of_others_is_not_taken_for_ours(tmp_path: Path):
+    file = tmp_path / "a.safetensors"
+    save_file({"a": torch.ones(1)}, file, {"sha256": "theirs"})
+    assert load_state(file)[1] == {"sha256": "theirs"}
+    for text in ("no json", "3"):
+        save_file({"a": torch.ones(1)}, file, {"fuse_search": text})
+        with pytest.raises(InputError, match=r"its metadata 'fuse_search' isn't as it was written"):
+            load_state(file)

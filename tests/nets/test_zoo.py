@@ -303,6 +303,15 @@ def test_a_network_of_the_hub_comes_from_its_cache(hub: Path, tmp_path: Path) ->
     assert files_of("hf:somebody/bert").keys() == {"config.json", "model.safetensors"}
 
 
+@pytest.mark.parametrize("setting", [{"hidden_act": "nope"}, {"pad_token_id": 99}])
+def test_settings_of_which_no_network_can_be_made_are_told(tmp_path: Path, setting: dict) -> None:
+    folder_of("bert", tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | setting))
+    with pytest.raises(InputError, match=rf"hf:{tmp_path}: no network can be made of {file}: "):
+        built(f"hf:{tmp_path}", Shape((8,), "tokens", 40))
+
+
 def test_code_in_a_folder_is_not_run(tmp_path: Path) -> None:
     folder_of("bert", tmp_path)
     about = json.loads((tmp_path / "config.json").read_text())

@@ -24,7 +24,7 @@ HOSTILE = [
     *('"\\0"', '"\\ud800"', '"\\x1b]0;owned\\a"', '"a\\nb"', '"\\u202e"', "\u200b", "é☃", "𝟙"),
     *("x" * 300, "x" * 70_000, "a/b", "a\\b", "..", ".", "../../../etc", "/etc/passwd", "/", "~root"),
     *("/dev/zero", "/dev/stdin.pt", "/proc/self/mem", "/nowhere/x.pt", "../x.pt", '"a\\0b.pt"'),
-    *("CON", "aux", "NUL.pt", "com1", "name.", " name ", "cache", "solo", "mlflow.db", "artifacts"),
+    *("CON", "aux", "NUL.pt", "com1", "name.", " name ", "cache", "data", "solo", "mlflow.db", "artifacts"),
     *("https://example.org/x.pt", "file:///etc/passwd", "$HOME", "${HOME}", "%APPDATA%", "$(id)"),
     *("torchvision:../x", "torchvision:CIFAR10", "torchvision:os", "os.system", "__import__", "__class__"),
     *("type", "low", "high", "*", "<<", "all", "none", "mean", "resnet18", "mlp", "cascade", "ensemble"),

@@ -187,7 +187,7 @@ def test_two_spaces_are_the_same_by_their_leaves() -> None:
         ("limits=5", "limits: must be a mapping with parameters, flops, latency_ms, memory_mb, found 5"),
         ("limit={}", "limit: no such key; did you mean 'limits'?"),
         ("merge.topology={cascade: {order: [small, larg]}}", "merge.topology.cascade.order[1]: must be one of the branches, found larg; did you mean 'large'?"),
-        ("study=solo", "study: no study can be called solo, artifacts, cache, mlflow.db"),
+        ("study=data", "study: no study can be called solo, artifacts, cache, data, mlflow.db"),
         ("branches.é=null", "branches.é: a name is up to 64 letters"),
         ("tasks={}", "tasks: must be a mapping from name to settings, found {}"),
         ("train=", "train: must be a mapping with epochs"),

@@ -12,18 +12,20 @@ from fuse_search.data.decoded import Fault
 from fuse_search.data.table import Table
 from fuse_search.errors import InputError
 
+MOST_TOLD = 20
 MOST_BAD = 0.5  # of the rows: with more it isn't the rows that are wrong
 
 
 @dataclass
 class Bad:
     """Those that were found. key: where the table stands in the space. on_error: fail, or skip,
-    which leaves them out."""
+    which leaves them out. most: how many are told at most; None: all."""
 
     table: Table
     key: str
     on_error: str
     faults: list[Fault] = field(default_factory=list)
+    most: int | None = None
 
     def add(self, column: str, reasons: Mapping[int, str]) -> None:
         """Of rows by their index; what is no row of the table at all has one fault already."""
@@ -60,4 +62,7 @@ class Bad:
 
     def _refuse(self, rule: str) -> None:
         count = f"{len(self.rows):,} of {len(self.table):,} rows can't be used ({rule}):"
-        raise InputError("\n  ".join([f"{self.key}: {count}", *self.lines().values()]))
+        lines = list(self.lines().values())
+        if self.most is not None and len(lines) > self.most:
+            lines[self.most :] = [f"and {len(lines) - self.most:,} more, which `check` tells"]
+        raise InputError("\n  ".join([f"{self.key}: {count}", *lines]))

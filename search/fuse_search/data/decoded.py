@@ -7,6 +7,7 @@ wait. It is written under another name and appears by one rename, so that what i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
@@ -32,6 +33,17 @@ from fuse_search.progress import counted
 from fuse_search.version import VERSION, made_by
 
 AT_ONCE = 16  # rows that a thread reads before it hands them over
+OF_A_FILE = {
+    None,  # a library's, of what is in it
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
+"""What a system says of a file that will say the same another time."""
 LIBRARIES = ("numpy", "pillow", "scipy", "soundfile")
 
 
@@ -57,6 +69,8 @@ class Decoded:
     faults: list[Fault]
     vocabularies: dict[str, int]
     digests: dict[str, str]
+    cut: dict[str, int] = field(default_factory=dict)
+    """In how many rows a sequence was longer than it may be here, by input."""
 
 
 def decode(
@@ -66,21 +80,22 @@ def decode(
     folder: Path,
     keep: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
+    keeps: bool = True,
 ) -> Decoded:
     """Read all cells of all inputs, unless this was done before.
 
     cells: by input, of the columns of its reading, row by row. train: the training rows, which
     readers learn from. folder: paths are relative to it. keep: where rows are kept; None: in files
-    that vanish with this process. say: told how far it is.
-    Raises InputError where `keep` can't be written, or has no room.
+    that vanish with this process. say: told how far it is. keeps: False only looks into `keep`.
+    Raises InputError where `keep` can't be written, or has no room, or cells can't be read now.
     """
     train = list(train)
     found = Decoded({}, {}, [], {}, {})
     for name, reading in readings.items():
         reading.reader.learn((cells[name][row] for row in train), folder)
-        with _place(keep) as place:
+        with _place(keep if keeps else None) as place:
             try:
-                about, values = _kept(name, reading, cells[name], folder, place, say)
+                about, values = _kept(name, reading, cells[name], folder, place, keep, say)
             except OSError as error:
                 reason = error.strerror or error
                 raise InputError(f"{place}: can't be written: {reason}") from None
@@ -121,12 +136,27 @@ def read_rows(
 
 
 def _row(reader: Reader, cells: Cells, folder: Path) -> np.ndarray | str | None:
+    """Raises InputError for what is no fault of the row, and would be kept as if it was one."""
     try:
         return reader.read(cells, folder)
-    except ValueError as error:
-        return str(error)
-    except Exception as error:  # of a library, or of somebody's reader
-        return f"{place_of(error)}{type(error).__name__}: {error}"
+    except Exception as error:
+        if passing := _passing(error):
+            reason = f"{type(passing).__name__}: {passing}"
+            rule = f"can't be read now, but perhaps another time: {reason}"
+            raise InputError(f"{cells!s:.80}: {rule}") from error
+        if isinstance(error, ValueError):
+            return str(error)
+        return f"{place_of(error)}{type(error).__name__}: {error}"  # a library's, or a reader's
+
+
+def _passing(error: BaseException | None) -> BaseException | None:
+    """What hangs on the machine, of an error and those that it was raised from."""
+    while error is not None:
+        of_system = isinstance(error, OSError) and error.errno not in OF_A_FILE
+        if of_system or isinstance(error, MemoryError | ImportError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager
@@ -145,19 +175,23 @@ def _kept(
     cells: Sequence[Cells],
     folder: Path,
     place: Path,
+    keep: Path | None,
     say: Callable[[str], None],
 ) -> tuple[About, Tensor | None]:
-    """What is kept of these cells, which are read now if they never were."""
-    place.mkdir(parents=True, exist_ok=True)
-    kept = place / _key(reading, cells, folder)
-    if found := opened(kept):
+    """What is kept of these cells, which are read now, into `place`, if they never were."""
+    key = _key(reading, cells, folder)
+    if found := opened((keep or place) / key):
         return found
+    if keep not in (None, place):
+        say(f"reading {name}: {len(cells):,} rows for this alone; a run keeps them in {keep}")
+    place.mkdir(parents=True, exist_ok=True)
+    kept = place / key
     with turn(kept.with_name(f".{kept.name}.lock"), name, say):
         if found := opened(kept):  # another process did it meanwhile
             return found
         rows = read_rows(reading.reader, cells, folder)
         shown = counted(rows, f"reading {name}", len(cells), say)
-        return write(kept, reading.reader.vocabulary, shown)
+        return write(kept, name, cells, reading.reader.vocabulary, shown, say)
 
 
 def _key(reading: Reading, cells: Sequence[Cells], folder: Path) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from fuse_search.data.listing import within
 from fuse_search.data.manifest import Layout, rows_of
 from fuse_search.data.readers.reader import Cell
 from fuse_search.data.record import Data
@@ -39,13 +41,14 @@ def huggingface(
 
     A folder is one that save_to_disk has written, or of CSV, Parquet, JSON, image or sound files.
     name: of the configuration. Its own splits train, validation and test are ours, unless `split`
-    names a column; others aren't read. Code in a dataset is never run.
+    names a column; others aren't read. Code in a dataset is never run, and of a folder nothing is
+    read that lies outside.
 
     Raises InputError for a missing package or dataset, and as a manifest does.
     """
     place = "data.source.huggingface"
     layout = Layout(place, inputs, targets, split, group, val_share, test_share, on_error)
-    table = _table(path, name, wanted.folder)
+    table = _table(path, name, wanted.folder if wanted.keeps else None)
     return rows_of(table, Path(path), layout, image_size, seed, wanted)
 
 
@@ -82,13 +85,17 @@ def _table(path: str, name: str | None, folder: Path | None) -> Table:
     datasets.disable_progress_bars()
     try:
         if any(Path(path, file).is_file() for file in SAVED):
+            _refuse_outside(Path(path), _saved(Path(path)))
             found = datasets.load_from_disk(path)
-        else:  # what is made of local files is ours, what is downloaded lies where others look too
-            cache = folder / "huggingface" if folder and Path(path).is_dir() else None
-            found = datasets.load_dataset(path, name, cache_dir=cache and str(cache))
+        elif Path(path).is_dir():
+            found = _from_files(path, name, folder)
+        else:
+            found = datasets.load_dataset(path, name)
         parts = dict(found) if isinstance(found, dict) else {"train": found}
         parts = {split: part for split, part in parts.items() if split in SPLITS and len(part)}
         rows = datasets.concatenate_datasets([*parts.values()]) if parts else None
+    except InputError:
+        raise
     except Exception as error:  # they raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"data.source.huggingface.path: {path}: {reason}") from None
@@ -98,3 +105,61 @@ def _table(path: str, name: str | None, folder: Path | None) -> Table:
     columns = {column: Column(rows, column, path) for column in rows.column_names}
     splits = [SPLITS[split] for split, _ in of]
     return Table(path, columns, lambda row: "{}: {} row {}".format(path, *of[row]), (), splits)
+
+
+def _from_files(path: str, name: str | None, folder: Path | None) -> Any:
+    """The splits of a folder of files; what is made of them is kept in `folder`."""
+    import datasets
+
+    _refuse_outside(Path(path), _named(Path(path)))
+    # what is made of local files is ours, what is downloaded lies where others look too
+    cache = folder and str(folder / "huggingface")
+    made = datasets.load_dataset_builder(path, name, cache_dir=cache)
+    files = made.config.data_files or {}
+    _refuse_outside(Path(path), (file for part in files.values() for file in part))
+    made.download_and_prepare()
+    return made.as_dataset()
+
+
+def _saved(folder: Path) -> Iterator[str]:
+    """What load_from_disk reads in a folder."""
+    parts = [""]
+    if (about := folder / SAVED[0]).is_file():
+        parts += json.loads(about.read_text(encoding="utf-8"))["splits"]
+    for part in parts:
+        yield from (str(Path(part, file)) for file in (*SAVED, "dataset_info.json"))
+        if (state := within(folder, folder / part / SAVED[1], part)).is_file():
+            about = json.loads(state.read_text(encoding="utf-8"))
+            yield from (str(Path(part, each["filename"])) for each in about["_data_files"])
+
+
+def _named(folder: Path) -> Iterator[str]:
+    """The files, folders and patterns of these that a folder's own description names."""
+    from datasets import config
+    from huggingface_hub import DatasetCard
+
+    for file in (config.REPOCARD_FILENAME, config.REPOYAML_FILENAME):
+        yield file
+        about = within(folder, folder / file, file)
+        if about.is_file():
+            text = about.read_text(encoding="utf-8")
+            card = text if about.suffix == ".md" else f"---\n{text}\n---\n"
+            for each in DatasetCard(card).data.to_dict().get("configs") or ():
+                yield from _texts([each.get("data_files"), each.get("data_dir")])
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
+
+
+def _refuse_outside(folder: Path, names: Iterable[str]) -> None:
+    """Raise InputError for what lies outside of the folder; names are relative to it."""
+    for name in names:
+        place = f"data.source.huggingface.path: {name}"
+        if "://" in name or "::" in name:
+            raise InputError(f"{place}: lies outside the folder {folder}, and only that is read")
+        within(folder, folder / name, place)

@@ -19,10 +19,14 @@ COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
 
 
 def open_image(file: Path | BinaryIO) -> Image.Image:
-    """A picture with its pixels. Raises ValueError where it can't be read."""
+    """A picture with its pixels, upright as its EXIF says.
+
+    Raises ValueError where it can't be read.
+    """
     try:
         with Image.open(file) as image:
             image.load()
+            ImageOps.exif_transpose(image, in_place=True)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"can't be read as an image ({error})") from None
     return image

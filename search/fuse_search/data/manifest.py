@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fuse_search.data.bad import Bad
+from fuse_search.data.bad import MOST_TOLD, Bad
 from fuse_search.data.decoded import decode
 from fuse_search.data.division import divide, note_unknown, numbered, refuse_shared, strata
+from fuse_search.data.doubts import doubts, refuse_most
 from fuse_search.data.propose import proposal
 from fuse_search.data.readers import Reading, reading
 from fuse_search.data.readers.reader import Cell, Cells
@@ -56,7 +57,13 @@ def manifest(
     key, shares = "data.source.manifest", (val_share, test_share)
     layout = Layout(key, inputs, targets, split, group, *shares, on_error)
     folder = file.parent if root is None else Path(root)
-    return rows_of(read_table(file), folder, layout, image_size, seed, wanted)
+    readings = _readings(layout, image_size, wanted)
+    used = {column for each in readings.values() for column in each.columns}
+    try:
+        table = read_table(file, used | _used(layout, wanted) if readings else None)
+    except InputError as error:
+        raise InputError(f"{key}.path: {error}") from None
+    return rows_of(table, folder, layout, image_size, seed, wanted)
 
 
 @dataclass(frozen=True)
@@ -94,15 +101,24 @@ def rows_of(
     What is learned of rows, such as a vocabulary, is learned of the training rows.
     Raises InputError naming every bad row, or what doesn't fit the table.
     """
-    bad = Bad(table, layout.key, layout.on_error, list(table.faults))
+    most = None if wanted.every else MOST_TOLD
+    bad = Bad(table, layout.key, layout.on_error, list(table.faults), most)
     targets = _targets(table, layout, wanted, bad)
-    readings = _readings(table, layout, image_size, wanted)
+    readings = _readings(layout, image_size, wanted)
+    if not readings:
+        raise InputError(f"{layout.key}: {proposal(table, _used(layout, wanted))}")
     cells = {
         name: Rows([table.column(c, f"{layout.key}.inputs.{name}") for c in each.columns])
         for name, each in readings.items()
     }
     splits = _splits(table, layout, targets, bad, seed)
-    decoded = decode(readings, cells, splits["train"].tolist(), folder, wanted.folder, wanted.say)
+    train = splits["train"].tolist()
+    decoded = decode(readings, cells, train, folder, wanted.folder, wanted.say, wanted.keeps)
+    for name, each in readings.items():
+        faults = {fault.row: fault.reason for fault in decoded.faults if fault.input == name}
+        columns = [table.columns[column] for column in each.columns]
+        place = folder if each.reader.files else None
+        refuse_most(table, f"{layout.key}.inputs.{name}", each.name, faults, columns, place)
     bad.faults += decoded.faults
     bad.refuse()
     good = torch.zeros(len(table), dtype=torch.bool).index_fill(0, bad.good(), True)
@@ -120,18 +136,15 @@ def rows_of(
         digests=decoded.digests,
         recipe=recipe_of(readings, decoded.inputs, decoded.vocabularies),
         skipped=bad.lines(),
+        remarks=doubts(readings, table.columns),
     )
 
 
-def _readings(
-    table: Table, layout: Layout, image_size: int | None, wanted: Wanted
-) -> dict[str, Reading]:
-    """By input. Raises InputError with a proposal where the space names no inputs."""
-    if layout.inputs is None:
-        raise InputError(f"{layout.key}: {proposal(table, _used(layout, wanted))}")
+def _readings(layout: Layout, image_size: int | None, wanted: Wanted) -> dict[str, Reading]:
+    """By input; none where the space names no inputs."""
     return {
         name: reading(name, choice, wanted.readers.get(name), image_size)
-        for name, choice in layout.inputs.items()
+        for name, choice in (layout.inputs or {}).items()
     }
 
 
@@ -143,6 +156,7 @@ def _targets(table: Table, layout: Layout, wanted: Wanted, bad: Bad) -> dict[str
         column = _column(task, choice)
         cells = table.column(column, key)
         found[task], faults = make_target(choice, cells, wanted.tasks[task], key)
+        refuse_most(table, key, choice.name, faults, [cells])
         bad.add(column, faults)
     return found
 

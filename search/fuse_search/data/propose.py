@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import PurePath
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -14,7 +15,17 @@ from fuse_search.data.record import SPLITS, number
 from fuse_search.data.table import Table
 
 LOOKED_AT = 1000  # rows
+LONGEST = 64  # letters of a name
+PLAIN = re.compile(
+    r"(?!(?:y|yes|n|no|on|off|true|false|null)$)[A-Za-z][A-Za-z0-9_-]{0,63}", re.IGNORECASE
+)
+"""What can be an input's name, and is text to YAML."""
 FEW = 50  # texts or less, each in several rows, are categories
+GROUPS = re.compile(
+    r"(speaker|group|subject|patient|session|person|user)([ _-]?(id|nr|no|number))?", re.IGNORECASE
+)
+"""What columns are called of whose rows some belong together."""
+INDENT = 6 * " "  # below data: source: manifest:
 FILES = {
     "image": IMG_EXTENSIONS,
     "audio": (".wav", ".flac"),
@@ -23,16 +34,21 @@ FILES = {
 
 
 def proposal(table: Table, used: set[str]) -> str:
-    """The lines for `inputs` that a space may hold, of all columns that aren't used otherwise."""
+    """The lines that a space may hold below the source, of all columns that aren't used otherwise."""
     kinds = {name: kind_of(islice(cells, LOOKED_AT)) for name, cells in table.columns.items()}
     kinds = {name: kind for name, kind in kinds.items() if name not in used}
-    lines = ["the option 'inputs' is missing; seen from the cells, it may be"]
-    lines += [f"split: {name}" for name, kind in kinds.items() if kind == "split"][:1]
+    lines = [f"split: {_quoted(name)}" for name, kind in kinds.items() if kind == "split"][:1]
+    if group := next((name for name in kinds if _is_group(name, table.columns[name])), None):
+        lines += [f"group: {_quoted(group)}"]
+        del kinds[group]
     lines += ["inputs:"]
-    lines += [f"  {_entry(name, kind)}" for name, kind in kinds.items() if kind in KINDS]
+    names = _names([name for name, kind in kinds.items() if kind in KINDS])
+    lines += [f"  {_entry(name, column, kinds[column])}" for column, name in names.items()]
     others = {name: kind for name, kind in kinds.items() if kind not in (*KINDS, "split")}
-    lines += [f"  # {name}: {kind}" for name, kind in others.items()]
-    return "\n".join(lines)
+    lines += [f"  # {_quoted(name)}: {kind}" for name, kind in others.items()]
+    lines += [f"# each branch says what it reads: input: {name}" for name in [*names.values()][:1]]
+    rule = "the option 'inputs' is missing; seen from the cells, it may be"
+    return "\n".join([rule, *(f"{INDENT}{line}" for line in lines)])
 
 
 KINDS = (*FILES, "number", "category", "text")
@@ -59,6 +75,14 @@ def kind_of(cells: Iterable[Cell]) -> str:
     return "text" if any(" " in word for word in words) else "is different in every row"
 
 
+def _is_group(column: str, cells: Iterable[Cell]) -> bool:
+    """Whether a column is called like one of groups, and has several rows of some."""
+    if not GROUPS.fullmatch(column):
+        return False
+    found = [cell for cell in islice(cells, LOOKED_AT) if cell is not None]
+    return 1 < len({*found}) < len(found)
+
+
 def _of_bytes(cell: bytes) -> str:
     """By how the files of that kind begin."""
     if cell[:4] in (b"RIFF", b"fLaC"):
@@ -66,11 +90,29 @@ def _of_bytes(cell: bytes) -> str:
     return "array" if cell.startswith((b"\x93NUMPY", b"PK\x03\x04")) else "image"
 
 
-def _entry(column: str, kind: str) -> str:
-    """`name: kind`, with the column where that can't be an input's name."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", column).strip("_-")
-    name = name if name[:1].isalpha() else f"input_{name}"
+def _names(columns: list[str]) -> dict[str, str]:
+    """An input's name for each column, its own where that can be one."""
+    found = {column: column for column in columns if PLAIN.fullmatch(column)}
+    for column in columns:
+        if column in found:
+            continue
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", column).strip("_-")
+        if not PLAIN.fullmatch(name[:LONGEST]):
+            name = f"input_{name}"
+        others = (f"{name[: LONGEST - 4]}_{i}" for i in count(2))
+        free = (each for each in chain([name[:LONGEST]], others) if each not in found.values())
+        found[column] = next(free)
+    return {column: found[column] for column in columns}
+
+
+def _entry(name: str, column: str, kind: str) -> str:
+    """`name: kind`, with the column where that is called otherwise."""
     if name == column:
         return f"{name}: {kind}"
-    option = f"columns: [{column!r}]" if kind == "number" else f"column: {column!r}"
+    option = f"columns: [{_quoted(column)}]" if kind == "number" else f"column: {_quoted(column)}"
     return f"{name}: {{{kind}: {{{option}}}}}"
+
+
+def _quoted(name: str) -> str:
+    """As YAML reads it again: what it would take for something else stands in quotes."""
+    return name if PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=False)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from fuse_search.data.decoded import Decoded, Fault, read_rows
-from fuse_search.data.readers import Cell, Reading
+from fuse_search.data.readers import Reading, Text
 from fuse_search.data.record import Data, Shape
-from fuse_search.data.rows import DTYPES, blank, checked, padded
+from fuse_search.data.rows import DTYPES, SEQUENCES, blank, checked, padded
+from fuse_search.data.table import cell_of
 from fuse_search.errors import InputError, nearest
 
 Recipe = Mapping[str, Any]
@@ -63,7 +64,7 @@ def shapes_of(recipe: Recipe) -> dict[str, Shape]:
 def readings_of(recipe: Recipe) -> dict[str, Reading]:
     """Readers that read as those did which it is of; where tokenizers are big, made once.
 
-    Raises InputError where one came from a plugin that isn't in use.
+    Raises InputError where one can't be made, or came from a plugin that isn't in use.
     """
     found = {}
     for name, each in recipe["inputs"].items():
@@ -76,15 +77,15 @@ def readings_of(recipe: Recipe) -> dict[str, Reading]:
 
 def rows_of(
     recipe: Recipe,
-    table: Mapping[str, Sequence[Cell]],
+    table: Mapping[str, Sequence[Any]],
     folder: Path,
     readings: Mapping[str, Reading] | None = None,
 ) -> Decoded:
     """The rows of a table, each exactly of the recipe's shape: longer sequences are cut.
 
-    table: cells by column; None, "" and nan are empty. folder: paths are relative to it, and lie in
-    it. readings: those of the recipe, where they were made before.
-    Raises InputError for a column that isn't there.
+    table: cells by column, or what a typed table has for them. folder: paths are relative to it,
+    and lie in it. readings: those of the recipe, where they were made before.
+    Raises InputError for a column that isn't there, or holds no cells.
     """
     made = Decoded({}, {}, [], {}, {})
     for name, reading in (readings or readings_of(recipe)).items():
@@ -92,16 +93,19 @@ def rows_of(
             if column not in table:
                 hint = nearest(column, table)
                 raise InputError(f"there is no column {column!r}, which {name} is read from{hint}")
-        cells = zip(*(map(_cell, table[column]) for column in reading.columns), strict=True)
+        columns = [[cell_of(value, c) for value in table[c]] for c in reading.columns]
         shape, values, missing = shapes_of(recipe)[name], [], []
-        for row, value in enumerate(read_rows(reading.reader, cells, folder)):
+        for row, value in enumerate(read_rows(reading.reader, zip(*columns, strict=True), folder)):
             try:
                 if isinstance(value, str):
                     raise ValueError(value)
-                values.append(_fitted(value, shape))
+                values.append(_fitted(value, shape, reading))
             except ValueError as error:
                 made.faults.append(Fault(row, name, str(error)))
                 values.append(blank(shape))
+            else:
+                if shape.kind in SEQUENCES and value is not None and len(value) > shape[0]:
+                    made.cut[name] = made.cut.get(name, 0) + 1
             missing.append(value is None)
         made.inputs[name] = torch.from_numpy(
             np.array(values, DTYPES[shape.kind]).reshape(-1, *shape)
@@ -113,8 +117,13 @@ def rows_of(
     return made
 
 
-def _fitted(value: np.ndarray | None, shape: Shape) -> np.ndarray:
-    return blank(shape) if value is None else padded(checked(value, shape), shape)
+def _fitted(value: np.ndarray | None, shape: Shape, reading: Reading) -> np.ndarray:
+    if value is None:
+        return blank(shape)
+    value = checked(value, shape)
+    if isinstance(reading.reader, Text):
+        value = reading.reader.cut(value, shape[0])
+    return padded(value, shape)
 
 
 def _plain(reading: Reading, shape: Shape) -> dict[str, Any]:
@@ -127,8 +136,3 @@ def _plain(reading: Reading, shape: Shape) -> dict[str, Any]:
         "kind": shape.kind,
         "vocabulary": shape.vocabulary,
     }
-
-
-def _cell(cell: Any) -> Cell:
-    """A cell, or None where it is empty in one of the ways of a table."""
-    return None if cell is None or cell == "" or cell != cell else cell

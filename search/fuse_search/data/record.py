@@ -184,6 +184,7 @@ class Data:
     missing: bool [N], of the inputs that some rows lack; these rows hold zeros, or PADDING.
     recipe: how a row of a table becomes a row of the inputs, as plain data; None: unknown.
     skipped: what is wrong with rows that are in no split, by row: their lines, each with a reason.
+    remarks: what may not be meant as it is, a line each.
     """
 
     inputs: dict[str, Tensor]
@@ -194,6 +195,7 @@ class Data:
     missing: dict[str, Tensor] = field(default_factory=dict)
     recipe: Mapping[str, Any] | None = None
     skipped: Mapping[int, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
     _statistics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -207,6 +209,7 @@ class Data:
         missing: Mapping[str, Tensor] | None = None,
         recipe: Mapping[str, Any] | None = None,
         skipped: Mapping[int, str] | None = None,
+        remarks: Iterable[str] = (),
         digests: Mapping[str, str] | None = None,
     ) -> Data:
         """A record of CPU tensors with its digest. Raises InputError naming an empty split.
@@ -220,7 +223,8 @@ class Data:
         lacking = {name: rows for name, rows in (missing or {}).items() if rows.any()}
         known = dict(vocabularies or {})
         digest = _digest(inputs, targets, ordered, known, lacking, digests or {})
-        return cls(inputs, targets, ordered, digest, known, lacking, recipe, dict(skipped or {}))
+        said = dict(skipped or {}), tuple(remarks)
+        return cls(inputs, targets, ordered, digest, known, lacking, recipe, *said)
 
     def to(self, device: torch.device | str) -> Data:
         """The same rows, held on `device`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,4 +40,14 @@ def need_ram(nbytes: int, what: str) -> None:
     if nbytes > free:
         raise InputError(
             f"{what} need {nbytes / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free"
+        )
+
+
+def need_disk(nbytes: int, folder: Path, what: str) -> None:
+    """Raise InputError when a folder's disk hasn't so many bytes left."""
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        raise InputError(
+            f"{what} need {nbytes / 1e9:.3g} GB on the disk, and {free / 1e9:.3g} GB are free: "
+            f"{folder}"
         )

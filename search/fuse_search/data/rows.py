@@ -42,6 +42,11 @@ def shape_of(value: np.ndarray, vocabulary: int) -> Shape:
     return Shape(value.shape, kind, vocabulary)
 
 
+def form_of(shape: Shape) -> tuple[Kind, tuple[int, ...]]:
+    """What all rows of an input have in common: of sequences not the length."""
+    return shape.kind, tuple(shape[1 if shape.kind in SEQUENCES else 0 :])
+
+
 def checked(value: np.ndarray, shape: Shape) -> np.ndarray:
     """A row with the type of its kind, when it is like the others, whose shape this is.
 
@@ -49,11 +54,10 @@ def checked(value: np.ndarray, shape: Shape) -> np.ndarray:
     finite, or a token isn't in the vocabulary.
     """
     found = shape_of(value, shape.vocabulary)
-    same = 1 if shape.kind in SEQUENCES else 0  # from which dimension on
-    if found.kind != shape.kind or tuple(found[same:]) != tuple(shape[same:]):
+    if form_of(found) != form_of(shape):
         hint = ": images of different sizes need a `size`" if shape.kind == "image" else ""
-        first = f"the first one has the shape {tuple(shape)}"
-        raise ValueError(f"{found.kind} of the shape {value.shape}, but {first}{hint}")
+        others = f"most have the shape {tuple(shape)}"
+        raise ValueError(f"{found.kind} of the shape {value.shape}, but {others}{hint}")
     least = {"category": PADDING, "tokens": 0}.get(shape.kind)
     if least is not None and not ((value >= least) & (value < shape.vocabulary)).all():
         raise ValueError(f"a token is not in the vocabulary of {shape.vocabulary}")

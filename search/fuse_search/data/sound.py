@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -15,6 +15,7 @@ FLOOR = 1e-6  # is added to powers before the logarithm
 LINEAR = 1000.0  # Hz up to which the mel scale is linear
 STEP = 200 / 3  # Hz of a mel there
 LOG_STEP = math.log(6.4) / 27  # of a mel above
+AT_ONCE = 1024  # windows that are transformed together
 
 
 def read_sound(file: BinaryIO, rate: int, seconds: float | None = None) -> np.ndarray:
@@ -26,14 +27,17 @@ def read_sound(file: BinaryIO, rate: int, seconds: float | None = None) -> np.nd
     import soundfile
     from scipy.signal import resample_poly
 
+    noted = Noted(file)
     try:
-        with soundfile.SoundFile(file) as sound:
+        with soundfile.SoundFile(noted) as sound:
             own = sound.samplerate
             most = -1 if seconds is None else math.ceil(seconds * own)
             signal = sound.read(most, dtype="float32", always_2d=True).mean(axis=1)
     except (OSError, RuntimeError, ValueError) as error:  # soundfile's own are RuntimeErrors
         reason = str(error).splitlines()[0].partition(">: ")
-        raise ValueError(f"can't be read as sound ({reason[2] or reason[0]})") from None
+        raise ValueError(f"can't be read as sound ({reason[2] or reason[0]})") from noted.error
+    if noted.error:  # what was read is cut off
+        raise noted.error
     if not len(signal):
         raise ValueError("the sound is empty")
     if not np.isfinite(signal).all():
@@ -43,6 +47,26 @@ def read_sound(file: BinaryIO, rate: int, seconds: float | None = None) -> np.nd
         signal = resample_poly(signal, rate // common, own // common)
     most = len(signal) if seconds is None else max(1, round(seconds * rate))
     return signal[:most].astype(np.float32)
+
+
+class Noted:
+    """A file that notes its first error: soundfile, which calls it from C, loses it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._file, name)
+
+        def noting(*arguments: Any) -> Any:
+            try:
+                return method(*arguments)
+            except OSError as error:
+                self.error = self.error or error
+                return 0  # bytes or place: the end of the file
+
+        return noting if callable(method) else method
 
 
 def mel(
@@ -67,9 +91,12 @@ def mel(
     padded = np.pad(signal.astype(np.float32), n_fft // 2)
     padded = np.pad(padded, (0, max(0, n_fft - len(padded))))
     windows = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::step]
-    spectrum = np.fft.rfft(windows * around)
-    power = spectrum.real**2 + spectrum.imag**2
-    return (power @ filters(rate, n_fft, mels).T).astype(np.float32)
+    bands = filters(rate, n_fft, mels).T
+    found = np.empty((len(windows), mels), np.float32)
+    for start in range(0, len(windows), AT_ONCE):  # all of a long sound would take much memory
+        spectrum = np.fft.rfft(windows[start : start + AT_ONCE] * around)
+        found[start : start + AT_ONCE] = (spectrum.real**2 + spectrum.imag**2) @ bands
+    return found
 
 
 def log_mel(

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from fuse_search.errors import InputError
 
@@ -60,18 +59,25 @@ def hold_out_groups(
     `labels` [N], whose values are small and may be PADDING, and `groups` [N] are of all rows. From
     the largest group to the smallest, equal ones at random, each goes to the split that lacks most
     of its classes, among those that are not full. A split takes more than its share by less than
-    its largest group; with as many groups as splits, none is empty. Raises InputError for fewer.
+    its largest group; with as many groups as splits, none is empty. Raises InputError for fewer,
+    and for a share of 0.
     """
     if sum(shares.values()) >= 1:
         given = " and ".join(f"{name}_share {share:g}" for name, share in shares.items())
         raise InputError(f"{given} leave no rows to train on: their sum must be below 1")
+    if empty := [name for name, share in shares.items() if not share]:
+        raise InputError(
+            f"the {empty[0]} split would take 0 of {len(rows)} rows (a share of 0): "
+            "at least one row must be taken"
+        )
     names, wanted = ["train", *shares], [1 - sum(shares.values()), *shares.values()]
     known, group = groups[rows].unique(return_inverse=True)
     if len(known) < len(names):
         rule = f"the splits {', '.join(names)} need {len(names)} groups of rows or more"
         raise InputError(f"{rule}, found {len(known)}")
     counts = torch.zeros(len(known), int(labels.max()) + 2).double()  # by class, PADDING the first
-    counts.index_add_(0, group, one_hot(labels[rows] + 1, counts.shape[1]).double())
+    ones = torch.ones(len(rows)).double()
+    counts.index_put_((group, labels[rows] + 1), ones, accumulate=True)
     lacking = torch.tensor(wanted).double()[:, None] * counts.sum(0)
     order = torch.randperm(len(known), generator=generator)
     order = order[counts.sum(1)[order].argsort(stable=True, descending=True)]

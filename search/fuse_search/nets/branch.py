@@ -30,7 +30,8 @@ class Entry(nn.Module):
     """Fits an input to a network: channels repeated or averaged, resized, normalised.
 
     Takes [B, C, H, W] images in [0, 1] of any size; gives [B, *shape]. Vectors [B, D] and frames
-    [B, T, D + 1] are only normalised, tokens and categories stay as they are.
+    [B, T, D + 1] are only normalised, tokens and categories copied: no network changes what others
+    read, too.
     """
 
     mean: Tensor
@@ -54,7 +55,7 @@ class Entry(nn.Module):
         if self.shape.kind == "frames":
             values, there = x[..., :-1], x[..., -1:]
             return torch.cat([(values - self.mean) / self.std * there, there], -1)
-        return x
+        return x.clone()
 
 
 class Branch(nn.Module):
@@ -75,7 +76,8 @@ class Branch(nn.Module):
         self.network = json.dumps([written(network), versions])
         """What it was built as: nowhere else are settings to be seen that are no weights."""
         self.entry: nn.Module = entry
-        self.stages = nn.ModuleList(chain.stages)
+        # all alike, so that one parameter tells of its stage: walking through them takes long
+        self.stages = nn.ModuleList(chain.stages).requires_grad_(True)
         self.pool = chain.pool
         self.loaded = Report("none")
         """What of its weights came from where."""
@@ -186,18 +188,26 @@ class Branch(nn.Module):
         self.frozen = max(0, len(self.stages) - depth)
         for i, stage in enumerate(self.stages):
             trained = i >= self.frozen
-            if next(stage.parameters()).requires_grad != trained:  # walking through takes long
+            first = next(stage.parameters(), None)
+            if first is not None and first.requires_grad != trained:
                 stage.requires_grad_(trained)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Branch:
-        """Set the mode; frozen BatchNorm and dropout stay in eval mode."""
+        """Set the mode; frozen BatchNorm and dropout stay in eval mode.
+
+        Recurrences without dropout do the same in both, and stay in training: cuDNN has no gradient
+        outside of it, and in a cascade one passes through frozen stages.
+        """
         self.training = self.stages.training = mode
         for module in (self.entry, self.pool):
             module.train(mode)
         for i, stage in enumerate(self.stages):
             if stage.training != (mode and i >= self.frozen):
                 stage.train(not stage.training)
+                for module in stage.modules():
+                    if isinstance(module, nn.RNNBase) and not module.dropout:
+                        module.train()
         return self
 
 

@@ -16,11 +16,30 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .state import load_state
 
+MADE_BY = ("scalar", "_reconstruct")
 State = dict[str, Tensor]
 Adapt = Callable[[State], State]
 
-PLAIN: list[Any] = [Namespace, PosixPath, defaultdict]
-"""What settings beside weights are often made of; making one runs no code of others."""
+
+class Skipped:
+    """Stands for what is of no use here, whatever it is made of."""
+
+    def __init__(self, *made_of: object) -> None:
+        """Of nothing that it is given."""
+
+    def __setstate__(self, state: object) -> None:
+        """Keeps nothing."""
+
+
+NUMPY = (
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in MADE_BY),
+    *(f"numpy.{name}" for name in ("dtype", "ndarray")),
+)
+PLAIN: list[Any] = [Namespace, PosixPath, defaultdict, *((Skipped, name) for name in NUMPY)]
+"""What settings beside weights are often made of; making one runs no code of others.
+
+Nor numpy's: a type with a made-up state reads memory that isn't its own.
+"""
 COUNT = ".num_batches_tracked"  # newer than some published weights, and nothing depends on it
 RENAMED = {  # how layers were called when weights were published
     r"(denselayer\d+\.(?:norm|conv))\.(\d)": r"\1\2",
@@ -92,14 +111,15 @@ def load_tensors(
     """Give a network those of these tensors that are called like its own, but for prefixes.
 
     The prefixes, in the source and in the network, are those under which most names are the same.
-    unused: how names of the network begin that are neither wanted nor taken. adapt: is given what
-    was found, under the network's names, before its shapes are looked at.
+    unused: names of tensors, or of modules, of the network that are neither wanted nor taken.
+    adapt: is given what was found, under the network's names, before its shapes are looked at.
     Raises InputError, with nothing changed, when a tensor of the network is missing or has another
     shape; nothing that is needed stays random.
     """
     there = _renamed(tensors)
     own = network.state_dict()
-    wanted = {name: t for name, t in own.items() if not name.startswith(unused)}
+    left = tuple(f"{name.removesuffix('.')}." for name in unused)
+    wanted = {name: t for name, t in own.items() if not f"{name}.".startswith(left)}
     prefixes = _prefixes(there, wanted)
     about = type(network).__name__
     if prefixes is None:
@@ -144,7 +164,8 @@ def _reason(error: Exception) -> str:
     if other := re.search(r"GLOBAL (\S+) was not", str(error)):
         rule = "which could run code: save the state dict alone"
         return f"beside tensors it holds {other[1]}, {rule}"
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return reason if isinstance(error, OSError) else f"it is none that torch can read ({reason})"
 
 
 def few(names: Iterable[str]) -> str:

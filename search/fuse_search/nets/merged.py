@@ -23,7 +23,7 @@ from .stages import find_stages
 from .tasks import TASKS
 from .topology import TOPOLOGIES, Ensemble, Joins
 from .unfreeze import at_most, deepest, depths_at
-from .weights import load_weights, preprocessing, set_as_pretrained, solo
+from .weights import load_weights, preprocessing, refuse_random, set_as_pretrained, solo
 
 State = Mapping[str, Tensor]
 
@@ -224,6 +224,7 @@ def build_branch(
         else:
             set_as_pretrained(network, start)
         chain = find_stages(network, entry.shape.example(2), classifier=classifier)
+        refuse_random(chain, network, loaded)
         lacking = branch.input in data.missing
         whole = Branch(chain, entry, input=branch.input, network=branch.network, lacking=lacking)
         whole.loaded = loaded

@@ -33,7 +33,7 @@ def own_stages(network: nn.Module, *, classifier: bool) -> list[Own] | None:
     """
     if type(network) is nn.Sequential:
         children = network._modules.items()  # also one that is there twice
-        return None if classifier else [Own(name, name, m) for name, m in children if m]
+        return None if classifier else [Own(name, name, m) for name, m in children if m is not None]
     method = getattr(network, "stages", None)  # which may also be a module of that name
     if not ismethod(method) or _needed(method):  # another one, such as HRNet's of a tensor
         return None

@@ -12,6 +12,7 @@ from math import inf, prod
 
 from torch import Tensor, fx, nn
 
+from .graph import read_by_features
 from .own import Own, own_stages
 from .shapes import Form
 from .trace import Step, trace
@@ -82,6 +83,22 @@ def find_stages(
         flops=[_flops(steps, a, b) // example_input.shape[0] for a, b in blocks],
         ends=_ends(network, steps, blocks, given or []),
     )
+
+
+def unused(network: nn.Module, *, classifier: bool) -> tuple[str, ...]:
+    """The names of a network's tensors that its stages, as `find_stages` has them, don't hold.
+
+    None where own stages are made of other tensors: it can't be seen of which. Raises InputError
+    when torch.fx can't trace the network.
+    """
+    stages = own_stages(network, classifier=classifier)
+    kept = read_by_features(network, classifier=classifier, stages=stages)
+    if not {*kept.parameters()} <= {*network.parameters()}:
+        return ()
+    held = {id(t) for t in (*kept.parameters(), *kept.buffers())}
+    own = (network.named_parameters, network.named_buffers)
+    tensors = (pair for each in own for pair in each(remove_duplicate=False))
+    return tuple(name for name, tensor in tensors if id(tensor) not in held)
 
 
 def _form(step: Step) -> Form:

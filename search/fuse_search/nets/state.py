@@ -54,7 +54,13 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             found = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise InputError(f"can't read the weights in {path}: {error}") from error
-    metadata = json.loads(found[OURS]) if OURS in found else found
+    if OURS not in found:
+        return tensors, found
+    try:
+        metadata = dict(json.loads(found[OURS]))
+    except (ValueError, TypeError):
+        rule = f"its metadata {OURS!r} isn't as it was written"
+        raise InputError(f"can't read the weights in {path}: {rule}") from None
     if metadata.pop(CHECKSUM, None) not in (None, _checksum(tensors)):
         raise InputError(f"can't read the weights in {path}: its checksum differs, it was changed")
     return tensors, metadata

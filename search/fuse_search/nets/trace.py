@@ -6,29 +6,19 @@ concatenations lie before and behind.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from inspect import isfunction, signature
 from math import log
-from operator import attrgetter
-from pathlib import Path
-from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, fx, nn
-from torchvision.models.feature_extraction import NodePathTracer
 
 from ..errors import InputError, place_of
 from .flops import flop_counter
-from .own import ADVICE, Own, as_graph, check_value
+from .graph import features, rank, reads_mode, weights
+from .own import ADVICE, Own, check_value
 from .shapes import masks
-
-LIBRARIES = tuple(str(Path(m.__file__ or "").parent) for m in (torch, torchvision))
-TRACER = (*LIBRARIES, str(Path(__file__).parent), "<")
-"""How the files begin whose code traces and runs a network."""
 
 
 @dataclass
@@ -67,111 +57,14 @@ def trace(
     Raises InputError when torch.fx can't trace the network, it can't read the example, or a stage's
     or the network's output isn't one tensor.
     """
-    mode, name = network.training, type(network).__name__
-    try:
-        if stages is not None:
-            return _measure(as_graph(stages).eval(), example, name, checked=True)
-        traced = _graph(network.eval())
-        if classifier:
-            _drop_classifier(traced)
-        return _measure(traced, example, name)
-    finally:
-        for module in (network, *(own.module for own in stages or ())):
-            module.train(mode)
-
-
-def _graph(network: nn.Module) -> fx.GraphModule:
-    """Trace the network in eval mode; every node's meta holds its module path."""
-    # a module that asks for the mode stays whole, or eval mode would become part of the graph
-    leaves = {type(m) for m in network.modules() if _reads_mode(m)}
-    leaves |= {*getattr(network, "leaf_modules", ())}  # as its library says
-    tracer = NodePathTracer(leaf_modules=leaves)
-    name = type(network).__name__
-    try:
-        graph = tracer.trace(network, concrete_args=_defaults(network))
-    except Exception as error:  # whatever a forward does with a proxy that it takes for a tensor
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        text = f"torch.fx can't trace {name} ({reason}): {ADVICE}"
-        raise InputError(f"{_raised_at(error)}{text}") from error
-    _keep_one_input(graph)
-    for node in graph.nodes:
-        path = node.target if node.op == "call_module" else tracer.node_to_qualname.get(node, "")
-        node.meta["path"] = tuple(path.split("."))
-        function = getattr(node.target, "__name__", "")
-        if "training" in node.kwargs or (node.op == "call_function" and "dropout" in function):
-            raise InputError(f"{name} calls {function} itself: make it a module, or {ADVICE}")
-    return fx.GraphModule(network, graph)
-
-
-def _defaults(network: nn.Module) -> dict[str, Any] | None:
-    """What the arguments of `forward` besides the first one are, where it is told."""
-    _, *others = signature(network.forward).parameters.values()
-    return {p.name: p.default for p in others if p.default is not p.empty} or None
-
-
-def _keep_one_input(graph: fx.Graph) -> None:
-    """Take the other arguments out of a graph, and the checks that they are as they were."""
-    _, *others = (node for node in graph.nodes if node.op == "placeholder")
-    for node in others:
-        _erase(node)
-
-
-def _erase(node: fx.Node) -> None:
-    """Take an operation out of its graph, and all that is made of it."""
-    for user in list(node.users):
-        _erase(user)
-    node.graph.erase_node(node)
-
-
-def _raised_at(error: BaseException) -> str:
-    """`file:line: ` of the innermost line of the network's own code that raised it."""
-    passed = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
-    own = (f"{file}:{line}: " for file, line in reversed(passed) if not file.startswith(TRACER))
-    return place_of(error) or next(own, "")
-
-
-def _reads_mode(module: nn.Module) -> bool:
-    """Whether a module's own code asks for the mode."""
-    classes = type(module).__mro__
-    return any(
-        "training" in function.__code__.co_names
-        for cls in classes[: classes.index(nn.Module)]
-        for function in vars(cls).values()
-        if isfunction(function)
-    )
-
-
-def _drop_classifier(traced: fx.GraphModule) -> None:
-    """Take the last layer and the dropout next to it out of the graph."""
-    found = False
-    for node in reversed(traced.graph.nodes):
-        layer = traced.get_submodule(node.target) if node.op == "call_module" else None
-        classifies = _rank(traced, node) > 0
-        if classifies and found:
-            return
-        found = found or classifies
-        if classifies or isinstance(layer, nn.Dropout):
-            node.replace_all_uses_with(node.args[0])
-            traced.graph.erase_node(node)
-
-
-def _rank(traced: fx.GraphModule, node: fx.Node) -> int:
-    weights = _weights(traced, node)
-    return max((p.ndim for p in weights), default=0) if node.op == "call_module" else bool(weights)
-
-
-def _weights(traced: fx.GraphModule, node: fx.Node) -> list[nn.Parameter]:
-    """The parameters that an operation reads itself."""
-    if node.op == "call_module":
-        return list(traced.get_submodule(str(node.target)).parameters())
-    direct = [attrgetter(str(n.target))(traced) for n in node.all_input_nodes if n.op == "get_attr"]
-    return [value for value in direct if isinstance(value, nn.Parameter)]
+    with features(network, classifier, stages) as graph:
+        return _measure(graph, example, type(network).__name__, checked=stages is not None)
 
 
 def _switches(traced: fx.GraphModule, node: fx.Node) -> bool:
     if node.op != "call_module":
         return False
-    return any(_reads_mode(m) for m in traced.get_submodule(str(node.target)).modules())
+    return any(reads_mode(m) for m in traced.get_submodule(str(node.target)).modules())
 
 
 def _masked(traced: fx.GraphModule, node: fx.Node | None) -> bool:
@@ -208,12 +101,12 @@ def _measure(
                 Step(
                     node,
                     node.meta["path"],
-                    rank=_rank(traced, node),
+                    rank=rank(traced, node),
                     flops=counter.get_total_flops() - before,
                     value=only if tensor is not None else None,
                     shape=tensor.shape if tensor is not None else torch.Size(),
                     switches=_switches(traced, node),
-                    weights=frozenset(map(id, _weights(traced, node))),
+                    weights=frozenset(map(id, weights(traced, node))),
                     masked=_masked(traced, only),
                 )
             )

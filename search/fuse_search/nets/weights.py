@@ -16,11 +16,10 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from ..errors import InputError, nearest, place_of
 from ..spec import CHECKPOINTS, Choice, TaskNames
-from .checkpoints import Report, State, load_checkpoint, load_tensors
+from .checkpoints import Report, State, few, load_tensors, read
 from .networks import network_of, torchvision_names
 from .networks.zoo import of_timm, resized_positions
-
-AUXILIARY = ("aux1", "aux2", "AuxLogits")  # side classifiers that features never pass through
+from .stages import unused
 
 
 @dataclass(frozen=True)
@@ -50,21 +49,36 @@ WEIGHTS = {"none": none, "solo": solo}
 def load_weights(network: nn.Module, weights: Choice, *, network_name: str) -> Report:
     """Give a freshly built network the weights none, a file's, or those of a name that it brings.
 
-    Files are as `load_checkpoint` reads them. The layer with which the network predicts its classes
-    is left as it is, for it isn't used: they may be other classes. `solo` is the caller's to train.
+    Files are as `load_checkpoint` reads them. What none of its stages holds, such as the layer with
+    which it predicts its classes, is left as it is: they may be other classes. `solo` is the
+    caller's to train.
     Raises InputError for an unknown name, unreadable weights, or ones that don't fit.
     """
     name, known = weights.name, _brought(network_name)
     if name == "none":
         return Report(name)
-    unused, adapt = _unused(network, network_name), partial(_adapted, network)
     if name in known:
         return _load_brought(network, name, known[name], network_name)
-    if name.endswith(CHECKPOINTS):
-        return load_checkpoint(network, name, unused=unused, adapt=adapt)
-    state = _read_torchvision(network_name, name)
+    is_file = name.endswith(CHECKPOINTS)
+    state = read(Path(name)) if is_file else _read_torchvision(network_name, name)
     set_as_pretrained(network, weights)
-    return load_tensors(network, state, name, unused=unused, adapt=adapt)
+    own = network_of(network_name)
+    left = unused(network, classifier=own is None or own.classifier)
+    return load_tensors(network, state, name, unused=left, adapt=partial(_adapted, network))
+
+
+def refuse_random(features: nn.Module, network: nn.Module, loaded: Report) -> None:
+    """Raises InputError when weights leave random numbers in what makes a network's features.
+
+    What is one number throughout, or never gets a gradient, was set as it is.
+    """
+    held = {id(p) for p in features.parameters() if p.requires_grad}
+    own = network.named_parameters(remove_duplicate=False)
+    left = [(name, p) for name, p in own if name in loaded.missing and id(p) in held]
+    random = [name for name, p in left if len(p.unique()) > 1]
+    if random:
+        rule = f"leave random what its features are made of: {few(random)}"
+        raise InputError(f"the weights {loaded.source} {rule}")
 
 
 def set_as_pretrained(network: nn.Module, weights: Choice) -> None:
@@ -154,12 +168,3 @@ def _adapted(network: nn.Module, state: State) -> State:
     if isinstance(network, VisionTransformer) and "encoder.pos_embedding" in state:
         return dict(interpolate_embeddings(network.image_size, network.patch_size, state))
     return resized_positions(network, state) if of_timm(network) else state
-
-
-def _unused(network: nn.Module, network_name: str) -> tuple[str, ...]:
-    """How the names of tensors begin that a network's features don't need."""
-    own, ours = network_of(network_name), network_name not in torchvision_names()
-    if ours and not (own and own.classifier):
-        return ()
-    layers = [name for name, m in network.named_modules() if list(m.parameters(recurse=False))]
-    return tuple(f"{name}." for name in (layers[-1], *(() if ours else AUXILIARY)))

@@ -11,6 +11,8 @@ from ..study import Row, Study
 
 Kind = Literal["alone", "ensemble", "merged"]
 PLAINEST_FIRST = ("alone", "ensemble", "merged")
+BASELINE = "baseline.safetensors"
+"""The network of the answer in a study's folder, where that is a baseline."""
 EXACT = 12  # decimals; what differs after them is rounding, and a tie
 
 
@@ -44,6 +46,11 @@ class Answer:
     """Whether merging won, over what and by how much."""
     caution: str
     """How far the verdict can be trusted."""
+
+    @property
+    def baseline(self) -> str | None:
+        """The baseline that is the best of all; None where that is a trial."""
+        return self.lines[0].name if self.lines and self.lines[0].trial is None else None
 
 
 def answer(study: Study) -> Answer:

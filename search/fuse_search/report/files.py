@@ -15,7 +15,7 @@ from ..study import Row, Study
 from .answer import Answer, answer, best_first, by_kind, number
 from .plots import PLOTS
 from .status import STATES
-from .table import HEADINGS, cells, sentences
+from .table import HEADINGS, cells, sentences, train_again
 
 MOST_VALUES = 8
 
@@ -54,7 +54,7 @@ def _spec(study: Study, best: Row, folder: Path) -> str:
     header = (
         f"# The best trial of study {study.name}: number {best.number}, "
         f"{study.target} {best.value} on validation.\n"
-        f"# Train it again: fuse-search train {folder / 'best.yaml'}\n"
+        f"# Train it again: {train_again(folder)}\n"
     )
     return header + yaml.safe_dump(best.attributes["spec"], sort_keys=False, allow_unicode=True)
 

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..plugins import in_use
 from ..study import Study
-from .answer import Answer, answer, number
+from .answer import BASELINE, Answer, answer, number
 
 HEADINGS = ("network", "value", "to best", "trained", "FLOPs", "seconds", "from")
 
@@ -58,19 +59,32 @@ def cells(found: Answer) -> list[list[str]]:
 
 
 def sentences(study: Study, found: Answer, folder: Path) -> list[str]:
-    """What the table says, how far to trust it, and what to do with the best trial."""
+    """What the table says, how far to trust it, and what to do with the best trial, or with
+    the baseline that is better."""
     said, best = [f"{found.verdict} {found.caution}"], study.best()
     if best:
-        command = f"fuse-search train {shlex.quote(str(folder / 'best.yaml'))}"
-        if folder.parent != Path("results"):  # where the branches trained alone are
-            command += f" --results {shlex.quote(str(folder.parent))}"
         value = f"{study.target} {number(best.value or 0.0)}"
         said.append(f"The best trial is {best.attributes['name']} with {value}.")
-        said.append(f"Train it again: {command}")
-        model = f"--model {shlex.quote(str(folder))}"
-        said.append(f"Predict with it: fuse-search predict {model} --input TABLE.csv")
-        said.append(f"Take it elsewhere: fuse-search export {model} --output DIR")
+        said.append(f"Train it again: {train_again(folder)}")
+        file, it = (folder / BASELINE, found.baseline) if found.baseline else (folder, "it")
+        model, more = f"--model {shlex.quote(str(file))}", _options(folder)
+        said.append(f"Predict with {it}: fuse-search predict {model} --input TABLE.csv{more}")
+        said.append(f"Take it elsewhere: fuse-search export {model} --output DIR{more}")
     return said
+
+
+def train_again(folder: Path) -> str:
+    """The command that trains the best trial of a study in this folder again."""
+    return f"fuse-search train {shlex.quote(str(folder / 'best.yaml'))}{_options(folder)}"
+
+
+def _options(folder: Path) -> str:
+    """What the commands need, too: where solo branches and decoded rows are, and the plugins."""
+    elsewhere = folder.parent != Path("results")
+    given = ["--results", str(folder.parent)] if elsewhere else []
+    for plugin in in_use:
+        given += [] if plugin.installed else ["--plugin", plugin.named]
+    return "".join(f" {shlex.quote(each)}" for each in given)
 
 
 def amount(count: float | None) -> str:

@@ -196,6 +196,8 @@ class _Reader:
         known, one = catalogue.names(pick.registry), pick.registry
         if isinstance(found, str):
             hint = nearest(found, known)
+            if not catalogue.ADDED:
+                hint += " (own ones need --plugin)"
             self.document.problem(key, f"no such entry of {one}", hint, found=found)
         elif isinstance(found, dict) and TYPE in found and found[TYPE] not in known:
             kind, hint = found[TYPE], nearest(found[TYPE], DOMAINS)

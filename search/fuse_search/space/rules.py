@@ -15,7 +15,7 @@ from .document import Document, Key
 from .domains import Categorical, Domain, FloatRange, IntRange, Simplex
 
 MOST_VALUES = 1000  # of one axis of a grid
-TAKEN = ("solo", "artifacts", "cache", "mlflow.db")  # by the results folder
+TAKEN = ("solo", "artifacts", "cache", "data", "mlflow.db")  # by the results folder
 SOURCE_FILES = {
     ("folder", "path"): "dir",
     ("manifest", "path"): "file",
@@ -124,7 +124,8 @@ def _files(document: Document, tree: dict[str, Any]) -> None:
         for text in names:
             if isinstance(text, str) and text.endswith(CHECKPOINTS) and not _is(Path.is_file, text):
                 key = ("branches", name, "weights")
-                document.problem(key, "must be a file that is there", found=text)
+                hint = _nearest_file(text)
+                document.problem(key, "must be a file that is there", hint, found=text)
 
 
 def _packages(document: Document, tree: dict[str, Any]) -> None:
@@ -161,16 +162,24 @@ def _source_files(document: Document, tree: dict[str, Any]) -> None:
         path = source.options.get(option) if has else None
         if isinstance(path, str) and not _is(getattr(Path, f"is_{kind}"), path):
             rule = f"must be a {'folder' if kind == 'dir' else 'file'} that is there"
-            document.problem(("data", "source", name, option), rule, found=path)
+            hint = _nearest_file(path)
+            document.problem(("data", "source", name, option), rule, hint, found=path)
 
 
 def _inputs(document: Document, tree: dict[str, Any]) -> None:
-    """Where the space names all inputs, branches read these."""
-    inputs = _by_name(tree, "inputs")
+    """Where the space names all inputs, branches read these; the only one needn't be named."""
+    inputs, written = _by_name(tree, "inputs"), document.value["branches"]
     for name, branch in tree["branches"].items() if inputs else ():
-        if branch["input"] not in inputs:
-            hint, key = nearest(branch["input"], inputs), ("branches", name, "input")
-            document.problem(key, "must be one of the inputs", hint, found=branch["input"])
+        key, given = ("branches", name, "input"), written[name]
+        if isinstance(given, dict) and "input" in given:
+            if branch["input"] not in inputs:
+                hint = nearest(branch["input"], inputs)
+                document.problem(key, "must be one of the inputs", hint, found=branch["input"])
+        elif len(inputs) == 1:
+            (branch["input"],) = inputs
+        elif branch["input"] not in inputs:
+            rule = f"is missing; say which input this branch reads: {', '.join(inputs)}"
+            document.problem(key, rule)
 
 
 def _targets(document: Document, tree: dict[str, Any]) -> None:
@@ -199,6 +208,16 @@ def _is(kind: Callable[[Path], bool], name: str) -> bool:
         return kind(Path(name))
     except OSError:  # a name longer than any file's, or a folder that may not be looked into
         return False
+
+
+def _nearest_file(name: str) -> str:
+    """The end of a message about a file that isn't there: those beside it, or where that would be."""
+    folder = Path(name).absolute().parent
+    try:
+        beside = [file.name for file in folder.iterdir() if not file.name.startswith(".")]
+    except OSError:
+        return f"; there is no folder {folder}"
+    return f" (in {folder}){nearest(Path(name).name, beside)}"
 
 
 def _pruner(document: Document, tree: dict[str, Any]) -> None:

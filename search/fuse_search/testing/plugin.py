@@ -20,6 +20,7 @@ from .entries import (
     check_source,
 )
 from .sample import TYPES
+from .trainings import rule
 
 NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -56,6 +57,8 @@ def check_plugin(
                 elif registry == "sources":
                     check_source(name, **given)
                 elif registry == "readers":
+                    needs = f"readers: {name}: give cells={{{name!r}: [...]}}, which it can read"
+                    rule(name in cells, needs)
                     check_reader(name, cells[name], folder, **given)
                 elif registry in TYPES.values():
                     check_metric(registry, registry_of(registry)[name])

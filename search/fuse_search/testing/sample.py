@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,15 +67,19 @@ def _values(shape: Shape, random: torch.Generator) -> Tensor:
     return values * there[..., None]
 
 
-def spec(tasks: Sequence[str] = ("label", "rank"), depth: int = 1, **sections: Any) -> TrialSpec:
+def spec(
+    tasks: Sequence[str] | Mapping[str, Any] = ("label", "rank"), depth: int = 1, **sections: Any
+) -> TrialSpec:
     """Two small CNNs side by side on `sample`, of which the last stage is trained.
 
-    `sections` replace parts of it.
+    tasks: names of targets; or by name what a spec says of each. `sections` replace other parts.
     """
+    if not isinstance(tasks, Mapping):
+        tasks = {task: {"type": TYPES[task]} for task in tasks}
     base: dict[str, Any] = {
         "study": "checked",
         "data": {"source": choice("multidigits")},
-        "tasks": {task: {"type": TYPES[task]} for task in tasks},
+        "tasks": dict(tasks),
         "branches": {
             "one": {"network": choice("conv3x3", width=4), "input": "x"},
             "other": {"network": choice("conv5x5", width=4), "input": "x"},

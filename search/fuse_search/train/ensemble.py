@@ -33,20 +33,25 @@ def fit_and_predict(
             about, places = data.targets[task], data.splits["val"]
             target, known = about.values[places].cpu(), about.known[places].cpu()
             joined = _cross_fitted(join, chances, target, known)
-            join.fit(chances[:, known], target[known])
+            if known.any():
+                join.fit(chances[:, known], target[known])
             ensemble.joins[task].load_state_dict(join.state_dict())
         outputs[task] = ensemble.kinds[task].from_probabilities(joined)
     return outputs
 
 
 def _cross_fitted(join: Any, chances: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """Joined [B, ...]; of the rows whose target is known one after the other goes to each half."""
+    """Joined [B, ...]; of the rows whose target is known one after the other goes to each half.
+
+    Where the other half knows no target, a half is joined as by what is not fitted yet.
+    """
     half = (known.cumsum(0) - known.long()) % 2
     joined = torch.empty_like(chances[0])
     for unseen in (half == 1, half == 0):
-        seen = known & ~unseen
-        join.fit(chances[:, seen], target[seen])
-        joined[unseen] = join(chances[:, unseen])
+        seen, fitted = known & ~unseen, copy.deepcopy(join)
+        if seen.any():
+            fitted.fit(chances[:, seen], target[seen])
+        joined[unseen] = fitted(chances[:, unseen])
     return joined
 
 

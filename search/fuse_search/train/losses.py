@@ -89,7 +89,11 @@ class TaskLoss:
     def of_rows(self, output: Tensor, target: Tensor, smoothing: float) -> Tensor:
         """Every row's loss, times what it counts: [B]; 0 where the target is unknown."""
         there = None if self._all_known else known(target)
-        target = target if there is None else torch.where(there, target, 0)
+        if there is not None:
+            known_of = there if output.ndim == target.ndim else there[:, None]
+            # a slope that is no number at an unknown target must not reach the weights
+            output = torch.where(known_of, output, output.detach())
+            target = torch.where(there, target, 0)
         each = self._each(output, target, smoothing)
         if self._weights is not None and self._labels:
             each = each * torch.where(target == 1, self._weights, 1)

@@ -10,7 +10,7 @@ from functools import partial, reduce
 from inspect import signature
 from typing import Any
 
-from fuse_search.errors import InputError, nearest
+from fuse_search.errors import InputError, nearest, told
 from fuse_search.spec import Choice
 
 from .array import Array
@@ -50,8 +50,14 @@ class Reading:
 
     @classmethod
     def of(cls, name: str, options: Mapping[str, Any], columns: tuple[str, ...]) -> Reading:
-        """That by a reader of this name. Raises InputError when there is none."""
-        return cls(name, options, columns, _made_by(name)(**options))
+        """That by a reader of this name. Raises InputError when there is none, or it isn't so."""
+        if not columns:
+            raise InputError(f"the reader {name!r} needs a column")
+        made = _made_by(name)
+        try:
+            return cls(name, options, columns, made(**options))
+        except (TypeError, ValueError) as error:  # of a recipe, or of a plugin's reader
+            raise InputError(f"the reader {name!r} can't be made: {told(error)}") from error
 
 
 def reading(

@@ -35,4 +35,6 @@ class Category:
         (cell,) = cells
         if cell is None:
             return None
-        return np.array(self.learned["places"].get(str(cell), PADDING))
+        places, word = self.learned["places"], str(cell)
+        # What a typed table writes as 1 stands in a CSV file of floats as 1.0.
+        return np.array(places.get(word, places.get(f"{word}.0", PADDING)))

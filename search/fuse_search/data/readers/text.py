@@ -72,6 +72,20 @@ class Text:
             tokens = [known.get(part, UNKNOWN) for part in self._parts(cell)]
         return np.array(tokens[: self.length], np.int32)
 
+    def cut(self, tokens: np.ndarray, length: int) -> np.ndarray:
+        """The first of these tokens; the special ones of Hugging Face that end a text stay."""
+        over = len(tokens) - length
+        if over <= 0 or not self.tokenizer.startswith(HUGGING_FACE):
+            return tokens[:length]
+        end = len(tokens) - self._ending
+        return np.delete(tokens, slice(max(end - over, 0), end))[:length]
+
+    @cached_property
+    def _ending(self) -> int:
+        """How many special tokens end a text."""
+        special = self._pretrained.encode("a").special_tokens_mask
+        return special[::-1].index(0) if 0 in special else 0
+
     def _parts(self, cell: Any) -> list[str]:
         if cell is None:
             return []

@@ -1,6 +1,7 @@
 """Fusions made for maps: a position sees its neighbours, or all the others.
 
-A vector is a map of one position to them.
+A vector is a map of one position to them. Where tokens are fused one by one (a trunk's, whose host
+reads some), padding counts as positions, too.
 """
 
 from __future__ import annotations

@@ -74,6 +74,8 @@ def build_network(choice: Choice, shape: tuple[int, ...]) -> tuple[nn.Module, bo
         if not isinstance(built, nn.Module):
             rule = f"must be made as an nn.Module, found {type(built).__name__}"
             raise InputError(f"network {choice.name} {rule}")
+        if any(p.is_meta for p in built.parameters()):  # one that was only weighed
+            raise InputError(f"network {choice.name}: build must make a new network each time")
         return built, network.classifier
     names = torchvision_names()
     if choice.name not in names:

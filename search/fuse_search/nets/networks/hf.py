@@ -68,10 +68,14 @@ def hf(name: str, shape: tuple[int, ...], *, pool: Literal["mean", "class"] = "m
         raise InputError(f"{PREFIX}{name} {rule}")
     from transformers import AutoConfig, AutoModel
 
-    attention = "eager" if about["model_type"] == "mpnet" else "sdpa"
-    model = AutoModel.from_config(
-        AutoConfig.for_model(**about), attn_implementation=attention, dtype=torch.float32
-    )
+    try:
+        model = AutoModel.from_config(  # eager: its sdpa can't be written as ONNX
+            AutoConfig.for_model(**about), attn_implementation="eager", dtype=torch.float32
+        )
+    except Exception as error:  # whatever its library makes of a setting
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        rule = f"no network can be made of {_file(name, CONFIG)}"
+        raise InputError(f"{PREFIX}{name}: {rule}: {type(error).__name__}: {reason}") from error
     model.pooler = None  # of the token that stands for all, made for another task
     _refuse(f"{PREFIX}{name}", model, shape)
     layers = attrgetter(FAMILIES[about["model_type"]])(model)

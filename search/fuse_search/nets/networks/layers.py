@@ -39,17 +39,6 @@ class Recurrent(nn.Module):
         self.ahead = kind(inputs, width, batch_first=True)
         self.back = kind(inputs, width, batch_first=True) if bidirectional else None
 
-    def train(self, mode: bool = True) -> Recurrent:
-        """Set the mode of all but the recurrences.
-
-        These do the same in both, and cuDNN has no gradient outside of training: that of a branch
-        passes through frozen stages in a cascade.
-        """
-        super().train(mode)
-        for recurrence in filter(None, (self.ahead, self.back)):
-            recurrence.train()
-        return self
-
     def forward(self, x: Tensor) -> Tensor:
         values, there = apart(x)
         found, _ = self.ahead(values)
@@ -106,7 +95,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         values, there = apart(x)
-        scores = self.score(self.hidden(values).tanh())
+        # not score(...): of a matrix and one vector the bits may hang on a row's place
+        scores = (self.hidden(values).tanh() * self.score.weight).sum(-1, keepdim=True)
         # not -inf: a row without a frame would be nan
         scores = scores.masked_fill(there == 0, torch.finfo(scores.dtype).min)
         return (scores.softmax(1) * values).sum(1)

@@ -38,7 +38,7 @@ class Cascade(nn.Module):
         entered = [branch.enter_above(entry) for branch in self.branches[1:]]
         taps = {n: branch.taps if rejoin else branch.taps[-1:] for n, branch in chain.items()}
         self.readers = Readers(chain, taps, None)
-        self.widths = {name: each[-1] for name, each in self.readers.widths.items()}
+        self.widths = self.readers.own_widths
         self.links: list[Match] = nn.ModuleList(  # type: ignore[assignment]
             Match(Form((self.widths[n],)) if len(into.shape) == 1 else chain[n].forms[-1], into)
             for n, into in zip(self.names, entered, strict=False)

@@ -16,7 +16,7 @@ from ...errors import InputError, TrialError
 from ...spec import Choice
 from ..branch import ABSENT, Branch, Stream
 from ..fusions import FUSIONS
-from ..shapes import Resize, width_of
+from ..shapes import Resize, apart, width_of
 
 
 class Joined(NamedTuple):
@@ -59,8 +59,8 @@ class Reader(nn.Module):
     """Reads a tap for a fusion: as a vector [B, width], or where `size` is given on that grid.
 
     On a grid [B, H, W, width] a map is resized, as many tokens as it has positions in one column
-    stay where they are, and of the rest there is the mean at every position. In rows that lack the
-    branch's input stands what is learned.
+    stay where they are (masked ones with their mask), and of the rest there is the mean at every
+    position. In rows that lack the branch's input stands what is learned.
     """
 
     def __init__(self, branch: Branch, tap: int, size: tuple[int, ...] | None) -> None:
@@ -73,8 +73,8 @@ class Reader(nn.Module):
             self.pooling, self.width = Resize(self.form, size), self.form.channels
         elif size and len(shape) == 2 and size == (shape[0], 1):
             self.pooling, self.width = nn.Identity(), shape[1]
-        masked = self.form.masked and isinstance(self.pooling, nn.Identity)
-        self.stand_in = StandIn(self.width, masked) if branch.lacking else None
+        self.masked = self.form.masked and isinstance(self.pooling, nn.Identity)
+        self.stand_in = StandIn(self.width, self.masked) if branch.lacking else None
 
     @property
     def early(self) -> nn.Module | None:
@@ -109,6 +109,10 @@ class Readers(nn.Module):
             name: [reader.width for reader in readers]
             for name, readers in zip(taps, self.of, strict=True)
         }
+        self.own_widths = {
+            name: readers[-1].width - readers[-1].masked
+            for name, readers in zip(taps, self.of, strict=True)
+        }
 
     def poolings(self, name: str) -> dict[int, nn.Module | None]:
         """By tap, what may be done to it long before."""
@@ -131,6 +135,16 @@ class Readers(nn.Module):
             of = given(values, name)
             found[name] = self.read(name, self.branches[name].read(of, taps), of.get(ABSENT))
         return found
+
+    def own(self, taps: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+        """The highest tap of each branch, of those that `forward` gives, as a vector.
+
+        [B, own_widths[name]]: the mean over its positions; of masked tokens over those there are.
+        """
+        return {
+            name: masked_mean(taps[name][-1]) if readers[-1].masked else mean(taps[name][-1])
+            for name, readers in zip(self.taps, self.of, strict=True)
+        }
 
 
 class BranchDropout(nn.Module):
@@ -160,6 +174,12 @@ class BranchDropout(nn.Module):
 def mean(x: Tensor) -> Tensor:
     """The mean over the positions of a grid, [B, width]; a vector as it is."""
     return x.mean((1, 2)) if x.ndim == 4 else x
+
+
+def masked_mean(x: Tensor) -> Tensor:
+    """The mean over the positions of a grid [B, H, W, width + 1] where its last number is 1."""
+    values, there = apart(x)
+    return values.sum((1, 2)) / there.sum((1, 2)).clamp(min=1)
 
 
 def given(values: Mapping[Stream, Tensor], name: str) -> dict[int, Tensor]:

@@ -38,7 +38,7 @@ class Parallel(nn.Module):
         self.drop = BranchDropout(branch_dropout)
         self.fusion = make_fusion(fusion, self.readers.widths)
         self.out_features: int = self.fusion.out_features  # type: ignore[assignment]
-        self.widths = {name: each[-1] for name, each in self.readers.widths.items()}
+        self.widths = self.readers.own_widths
 
     def taps(self, name: str) -> dict[int, nn.Module | None]:
         """What is read of a branch: above how many stages, and what may be done to it before."""
@@ -47,7 +47,7 @@ class Parallel(nn.Module):
     def forward(self, values: Mapping[Stream, Tensor]) -> Joined:
         taps = self.readers(values)
         fused = self.fusion(flat(self.drop(taps)))
-        return Joined(mean(fused), {name: mean(each[-1]) for name, each in taps.items()})
+        return Joined(mean(fused), self.readers.own(taps))
 
 
 def _smallest(branches: list[Branch]) -> tuple[int, ...]:

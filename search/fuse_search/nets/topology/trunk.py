@@ -10,7 +10,7 @@ from ...errors import TrialError
 from ...spec import BranchNames, Count, Fusion, in_order
 from ..branch import Branch, Stream
 from ..shapes import Form, width_of
-from .joined import BranchDropout, Joined, Readers, flat, make_fusion, mean
+from .joined import BranchDropout, Joined, Readers, flat, make_fusion
 
 
 class Trunk(nn.Module):
@@ -18,7 +18,8 @@ class Trunk(nn.Module):
 
     What is fused goes on through the rest of the host, whose highest tap goes to the heads. In a
     map (or tokens) it is fused at every position: maps are resized to it, of the rest there is the
-    mean. Else the taps are fused as vectors. The host is the first of these branches that is used.
+    mean. Else the taps are fused as vectors. A fusion that looks across positions, such as `conv`,
+    sees the padding behind tokens as positions, too. The host is the first of these branches that is used.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Trunk(nn.Module):
         self.fit = nn.Linear(self.fusion.out_features, self.form.channels)  # type: ignore[arg-type]
         self.pooling = trunk.pooling(len(trunk.stages))
         self.out_features = width_of(self.pooling, trunk.forms[-1])
-        self.widths = {name: each[-1] for name, each in self.readers.widths.items()}
+        self.widths = self.readers.own_widths
 
     def taps(self, name: str) -> dict[int, nn.Module | None]:
         """What is read of a branch: above how many stages, and what may be done to it before."""
@@ -57,7 +58,7 @@ class Trunk(nn.Module):
         trunk = self.branches[0]
         entered = self.form.off_grid(fused, taps[self.names[0]][0])
         value = trunk.between(entered, self.entry, len(trunk.stages))
-        return Joined(self.pooling(value), {name: mean(each[-1]) for name, each in taps.items()})
+        return Joined(self.pooling(value), self.readers.own(taps))
 
 
 def _grid(form: Form) -> tuple[int, ...] | None:
