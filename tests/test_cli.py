@@ -128,10 +128,6 @@ def test_the_space_of_the_readme_is_one(tmp_path):
     rest = """
 study: table
 tasks: {mood: classification, age: regression}
-branches:
-  photo: {network: conv3x3, input: photo}
-  voice: {network: lstm, input: voice}
-  words: {network: transformer, input: words}
 """
     (tmp_path / "table.yaml").write_text(section + rest)
     assert read_space(tmp_path / "table.yaml").study == "table"

@@ -13,9 +13,9 @@ from torch import nn
 
 from after import BRANCHES, kept_network, of_table, stirred
 from fuse_search.errors import TrialError
-from fuse_search.export import _compared, difference, export, rows_for
+from fuse_search.export import _compared, difference, export, package, rows_for
 from fuse_search.kept import keep, read_kept
-from fuse_search.nets.export import load_onnx, load_program, program, save_onnx, save_program
+from fuse_search.nets.export import load_onnx, load_program, program, save_onnx, save_program, steps
 from fuse_search.nets.merged import build
 from small_space import command
 from tiny import choice, kinds, rows, spec
@@ -190,3 +190,31 @@ def test_rows_that_are_gone_are_told(tmp_path, capsys):
     options = ["--model", tmp_path / "kept.safetensors", "--output", tmp_path / "out"]
     said = command(capsys, "export", *options, code=2)
     assert "can't be read here: give others by --input" in said.err and "gone" in said.err
+
+
+def test_programs_of_long_recurrences_are_made_where_they_are_asked_for(
+    tmp_path, capsys, monkeypatch
+):
+    networks = [nn.GRU(3, 4, 2, bidirectional=True), nn.LSTM(3, 4, batch_first=True)]
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.both = nn.ModuleList(networks)
+
+        def forward(self, inputs):
+            return [network(inputs["x"]) for network in self.both]
+
+    assert steps(Both(), {"x": torch.rand(5, 7, 3)}) == 2 * 2 * 5 + 7
+
+    table, kept, _ = kept_network(tmp_path, branches={"reader": BRANCHES["reader"]})
+    data = of_table(table, branches={"reader": BRANCHES["reader"]})[1]
+    inputs = rows_for(read_kept(kept), data, data.splits["val"])
+    length = inputs["words"].shape[1]
+    monkeypatch.setattr("fuse_search.export.STEPS", length - 1)
+    made = package(read_kept(kept), inputs, tmp_path / "files")
+    assert made.form.startswith(f"no pt2: recurrences of {length} steps: ")
+    assert not (tmp_path / "files/model.pt2").exists()
+    said = export(read_kept(kept), inputs, tmp_path / "out")
+    next(said)  # of its length
+    assert next(said) == f"recurrences of {length} steps: the programs may take minutes to make"

@@ -114,7 +114,7 @@ def test_each_row_is_answered_or_named(tmp_path, capsys):
     said = f"words: 6 rows longer than in training, cut to {length}\n"
     assert capsys.readouterr().err == said
 
-    lines.loc["b", "photo"] = "data:image/png;base64,a?b="
+    lines.loc["b", "photo"] = "data:image/png;base64,YW?Jj"
     lines.loc["d", "height"] = "tall"
     with pytest.raises(MlflowException) as error:
         served.predict(lines)

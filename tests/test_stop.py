@@ -55,3 +55,13 @@ def test_another_thread_takes_no_signals():
     thread.start()
     thread.join()
     assert heard == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_what_may_be_broken_off_is_interrupted_by_the_first_signal():
+    stop = Stop()
+    with stop.listening(lambda: None), pytest.raises(KeyboardInterrupt), stop.at_once():
+        os.kill(os.getpid(), signal.SIGTERM)
+    ran = []
+    with pytest.raises(KeyboardInterrupt), stop.at_once():  # it came before
+        ran.append(True)
+    assert not ran

@@ -40,7 +40,8 @@ def log_best(
     if lease := study.leases.take("model"):
         if row := _unlogged_trial(study):  # or else only the lease was left
             spec = fixed_spec(folder / "best.yaml")
-            keep(folder / BEST, spec, trained_network(spec, shared, folder, row.number), shared.data)
+            network = trained_network(spec, shared, folder, row.number)
+            keep(folder / BEST, spec, network, shared.data)
             if _log(folder / BEST, shared, parent, console, trial=str(row.number)):
                 study.note("model", row.number)
         if name := _unlogged_baseline(study):

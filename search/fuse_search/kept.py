@@ -89,7 +89,7 @@ def _configs(spec: TrialSpec) -> dict[str, str]:
 
 
 def _recipe(data: Data, used: set[str]) -> dict[str, Any] | None:
-    read = replace(data, inputs={name: data.inputs[name] for name in used})
+    read = replace(data, inputs={n: v for n, v in data.inputs.items() if n in used})
     try:
         recipe = data.recipe or default_recipe(read)
     except InputError:  # its source says nothing, and its rows are no images or numbers

@@ -16,8 +16,8 @@ MODEL = click.option(
     "--model",
     required=True,
     metavar="RUN_OR_FOLDER",
-    help="A run of MLflow by its ID; a study's folder, whose best network it is; or the folder of "
-    "an export or of an MLflow model.",
+    help="A run of MLflow by its ID; a study's folder, whose best trial's network it is; a file; "
+    "or the folder of an export or of an MLflow model.",
 )
 ROOT = click.option(
     "--root", metavar="DIR", help="What paths in the table are relative to.  [default: its folder]"

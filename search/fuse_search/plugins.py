@@ -32,7 +32,7 @@ from .space.catalogue import REGISTRIES, Entry
 from .space.signature import entry_of
 from .spec import CHECKPOINTS, TrialSpec
 from .version import PLUGINS, SOURCES
-from .written import written
+from .written import words, written
 
 GROUP = "fuse_search.plugins"
 FILES = "plugin_"  # so begin the names of modules that are files
@@ -67,8 +67,8 @@ class Plugin:
     @property
     def given(self) -> str:
         """What somebody does to have it in use."""
-        name = self.file.name if self.is_file else self.module.__name__
-        return f"install {self.installed}" if self.installed else f"--plugin {name}"
+        named = f"--plugin {Path(self.named).name}"
+        return f"install {self.installed}" if self.installed else named
 
     @property
     def named(self) -> str:
@@ -130,22 +130,13 @@ def named_in(spec: TrialSpec, recipe: Mapping[str, Any] | None) -> list[Plugin]:
     Where its rows come from is no matter.
     """
     readers = [each["reader"] for each in (recipe or {"inputs": {}})["inputs"].values()]
-    named = {*_words(written(spec.model_copy(update={"data": None}))), *readers}
+    named = {*words(written(spec.model_copy(update={"data": None}))), *readers}
     named |= {reader.partition(":")[0] for reader in readers}  # one that a network brings
     return [
         plugin
         for plugin in in_use
         if not named.isdisjoint({plugin.module.__name__, *chain(*plugin.tables.values())})
     ]
-
-
-def _words(tree: Any) -> Iterator[str]:
-    """All keys and texts in plain data."""
-    if isinstance(tree, str):
-        yield tree
-    elif isinstance(tree, dict | list):
-        yield from chain(*map(_words, tree))
-        yield from chain(*map(_words, tree.values() if isinstance(tree, dict) else ()))
 
 
 def _remove() -> None:

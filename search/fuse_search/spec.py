@@ -172,7 +172,7 @@ class BranchSpec(Record):
     """none, solo, a torchvision weights name (IMAGENET1K_V1, DEFAULT), pretrained (timm:, hf:), a
     name that a plugin's network brings, or a checkpoint file."""
     input: str = "image"
-    """The input of the data that this branch reads."""
+    """The input of the data that this branch reads; left out: image, or the only one there is."""
     size: Side | None = None
     """Height and width to which this branch resizes its input; left out: no resizing."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,3 +21,12 @@ def written(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: written(inner) for name, inner in value.items()}
     return list(value) if isinstance(value, tuple) else value
+
+
+def words(tree: Any) -> Iterator[str]:
+    """All keys and texts in plain data."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, dict | list):
+        yield from chain(*map(words, tree))
+        yield from chain(*map(words, tree.values() if isinstance(tree, dict) else ()))

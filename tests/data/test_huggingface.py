@@ -34,7 +34,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_of_files(folder: Path) -> None:
     assert len(read(folder).inputs["x"]) == 16
-    (folder / "README.md").write_text("---\nconfigs:\n- {config_name: a, data_files: s*.csv}\n---\n")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- {config_name: a, data_files: s*.csv}\n---\n"
+    )
     assert len(read(folder).inputs["x"]) == 16
 
 
@@ -52,7 +54,7 @@ def test_a_folder_of_files(folder: Path) -> None:
 def test_a_folder_s_description_leads_nowhere_else(folder: Path, file: str, config: str) -> None:
     text = f"configs:\n- config_name: default\n  {config.replace('HERE', str(folder.parent))}\n"
     (folder / file).write_text(f"---\n{text}---\n" if file.endswith("md") else text)
-    with pytest.raises(InputError, match="lies outside the folder .*set, and only that is read"):
+    with pytest.raises(InputError, match=r"lies outside the folder .*set, and only that is read"):
         read(folder)
 
 
@@ -62,7 +64,7 @@ def test_links_lead_nowhere_else(folder: Path, what: str) -> None:
     (folder.parent / "secret/README.md").write_text("---\nconfigs: []\n---\n")
     outside = folder.parent / "secret"
     (folder / what).symlink_to(outside if what == "more" else outside / what)
-    with pytest.raises(InputError, match="lies outside|doesn't contain any data files"):
+    with pytest.raises(InputError, match=r"lies outside|doesn't contain any data files"):
         read(folder)
 
 

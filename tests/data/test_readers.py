@@ -1,5 +1,6 @@
 """What a reader makes of a row's cells, and what it says of bad ones."""
 
+import tracemalloc
 from functools import partial
 from io import BytesIO
 
@@ -8,6 +9,7 @@ import pytest
 import soundfile
 from PIL import Image as Picture
 
+from fuse_search.data.images import open_images
 from fuse_search.data.readers import READERS, Reading, frames, open_file, reading
 from fuse_search.data.sound import filters, log_mel, mel, read_sound
 from fuse_search.errors import InputError
@@ -347,3 +349,35 @@ def test_bytes_are_read_like_files(tmp_path):
     stored = BytesIO()
     np.save(stored, np.ones(2))
     assert reader("array").read((stored.getvalue(),), tmp_path).tolist() == [1, 1]
+
+
+def test_a_long_sound_is_transformed_in_parts(monkeypatch):
+    signal = np.random.default_rng(0).normal(size=160_000).astype(np.float32)
+    monkeypatch.setattr("fuse_search.data.sound.AT_ONCE", 10_000)
+    tracemalloc.start()
+    whole = mel(signal, 16000, 8)
+    most = [tracemalloc.get_traced_memory()[1]]
+    monkeypatch.setattr("fuse_search.data.sound.AT_ONCE", 64)
+    tracemalloc.reset_peak()
+    found = mel(signal, 16000, 8)
+    most.append(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+    np.testing.assert_allclose(found, whole, rtol=1e-5)
+    assert most[1] < most[0] / 3
+
+
+@pytest.mark.parametrize("option", ["window", "hop"])
+def test_less_than_a_sample_is_refused_before_any_row(option):
+    with pytest.raises(InputError, match=f"'audio' can't be made: {option}: must be a sample at"):
+        reading("sound", Choice(name="audio", options={option: 1e-7}))
+
+
+def test_a_picture_is_turned_as_its_exif_says(tmp_path):
+    picture = Picture.fromarray(np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
+    exif = picture.getexif()
+    exif[274] = 6  # its right side is at the bottom of what is stored
+    picture.save(tmp_path / "a.png", exif=exif)
+    read = reader("image", channels="grey").read(("a.png",), tmp_path)
+    assert read.tolist() == [[[4, 1], [5, 2], [6, 3]]]
+    [(_, opened)] = open_images([("a", tmp_path / "a.png")])  # of the source `folder`
+    assert opened.size == (2, 3)

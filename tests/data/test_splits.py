@@ -114,3 +114,19 @@ def test_too_few_groups_and_too_great_shares_are_refused():
     with pytest.raises(InputError, match=r"val_share 0.5 and test_share 0.5 leave no rows"):
         shares = {"val": 0.5, "test": 0.5}
         hold_out_groups(torch.arange(6), labels, torch.arange(6), shares, generator())
+
+
+def test_a_share_of_no_rows_is_refused_for_groups_too():
+    with pytest.raises(InputError, match="the val split would take 0 of 9 rows"):
+        shares = {"val": 0.0, "test": 0.3}
+        hold_out_groups(
+            torch.arange(9), torch.zeros(9).long(), torch.arange(9), shares, generator()
+        )
+
+
+def test_many_classes_take_no_memory_for_each_row():
+    rows = torch.arange(400)
+    with torch.profiler.profile(profile_memory=True) as seen:
+        hold_out_groups(rows, rows % 2 * 9999, rows % 4, SHARES, generator())
+    most = max(each.self_cpu_memory_usage for each in seen.key_averages())
+    assert most < 16 * 4 * 10_001 * 8  # by group and class alone: by row it is 100 times as much

@@ -95,7 +95,7 @@ def test_columns_that_are_not_used_are_not_read(tmp_path: Path) -> None:
         assert {name: list(cells) for name, cells in table.columns.items()} == {
             "c": ["x" * 200_000, None]
         }
-        with pytest.raises(InputError, match="k: .*no column 'aa'; did you mean 'a'"):
+        with pytest.raises(InputError, match=r"k: .*no column 'aa'; did you mean 'a'"):
             table.column("aa", "k")
         assert len(read_table(Path(table.name), [])) == 2
 
@@ -103,7 +103,9 @@ def test_columns_that_are_not_used_are_not_read(tmp_path: Path) -> None:
 def test_files_in_parquet_are_read_by_groups_of_rows(tmp_path: Path) -> None:
     file, draw = tmp_path / "rows.parquet", np.random.default_rng(0)
     wanted = [draw.bytes(100_000) for _ in range(40)]
-    frame = pd.DataFrame({"x": range(40), "file": [{"bytes": each, "path": None} for each in wanted]})
+    frame = pd.DataFrame(
+        {"x": range(40), "file": [{"bytes": each, "path": None} for each in wanted]}
+    )
     frame.to_parquet(file, row_group_size=8, compression=None)
     before = pyarrow.total_allocated_bytes()
     cells = read_table(file).columns["file"]

@@ -160,7 +160,8 @@ def test_recurrences_that_are_frozen_stay_in_training_unless_they_drop():
     shape = Shape((5, 4))
     layers = [nn.Linear(4, 3), Recurrence(0.0), Recurrence(0.5), nn.Linear(3, 3)]
     chain = find_stages(nn.Sequential(*layers), shape.example(2), classifier=False)
-    cut = Branch(chain, nn.Identity(), input="x", network=choice("small"))  # type: ignore[arg-type]
+    entry = Entry(shape, torch.zeros(3), torch.ones(3))
+    cut = Branch(chain, entry, input="x", network=choice("small"))
     cut.unfreeze(1)
     cut.train()
     modes = [layer.recurrence.training for layer in layers[1:3]]

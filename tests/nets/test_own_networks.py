@@ -15,6 +15,9 @@ from fuse_search.nets.networks import NETWORKS, build_network
 from fuse_search.nets.shapes import Form
 from fuse_search.nets.stages import find_stages
 from fuse_search.testing import check_entry, check_loss, check_network, check_reader, check_source
+from fuse_search.testing.sample import sample
+from fuse_search.testing.sample import spec as sample_spec
+from fuse_search.testing.trainings import check_gradients
 from fuse_search.train.losses import fits
 from tiny import choice, rows, spec
 
@@ -237,8 +240,10 @@ def test_a_child_of_a_sequential_counts_even_where_its_length_is_0():
     assert len(chain.stages) == 2
 
 
-def test_a_network_without_weights_keeps_all_contracts():
-    check_network(lambda shape: nn.Sequential(nn.Flatten()), (1, 4, 4))
+def test_a_network_without_weights_is_a_branch_that_is_merged_and_trained(registered):
+    registered(flat=lambda shape: nn.Sequential(nn.Flatten()))
+    given = sample_spec(depth=1, branches={"only": {"network": choice("flat"), "input": "x"}})
+    check_gradients(given, sample())
 
 
 # what the checks for the authors of plugins find

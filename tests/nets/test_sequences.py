@@ -15,6 +15,7 @@ from fuse_search.nets.branch import Branch, Entry
 from fuse_search.nets.flops import flop_counter
 from fuse_search.nets.merged import build, build_branch
 from fuse_search.nets.networks import NETWORKS, build_network
+from fuse_search.nets.networks.layers import Attention
 from fuse_search.nets.shapes import Form, Match, Pool, apart, together
 from fuse_search.nets.stages import find_stages
 from fuse_search.nets.topology import TOPOLOGIES
@@ -483,3 +484,13 @@ def test_branches_of_all_kinds_are_trained_alone_first_and_merged(tmp_path):
     trial = Trial(given, shared(kinds(), tmp_path))
     *_, last = trial.epochs()
     assert last.depths == dict.fromkeys(KINDS, 1)
+
+
+@pytest.mark.parametrize("length", [5, 11])
+def test_attention_gives_a_row_the_same_bits_wherever_it_stands(length):
+    """Of a width whose rows lie on no border in memory, with the mask beside them."""
+    torch.manual_seed(0)
+    pool, x = Attention(8), together(torch.randn(32, length, 8), torch.ones(32, length, 1))
+    with torch.inference_mode():
+        for order in (torch.randperm(32) for _ in range(20)):
+            assert torch.equal(pool(x[order]), pool(x)[order])

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from fuse_search.data.record import PADDING, Shape
 from fuse_search.errors import InputError
+from fuse_search.nets.export import load_onnx, program, save_onnx
 from fuse_search.nets.networks import build_network, files_of, library_versions, network_of
 from fuse_search.nets.stages import Chain, find_stages
 from fuse_search.nets.weights import load_weights, preprocessing
@@ -325,3 +326,26 @@ def test_code_in_a_folder_is_not_run(tmp_path: Path) -> None:
 def test_results_hang_on_the_libraries_versions() -> None:
     assert library_versions(["resnet18", "timm:resnet18"]) == {"timm": timm.__version__}
     assert files_of("resnet18") == files_of("timm:resnet18") == {}
+
+
+def test_a_text_encoder_can_be_written_as_onnx(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    folder_of("bert", tmp_path)
+    embed, layer, *_ = built(f"hf:{tmp_path}", Shape((6,), "tokens", 40))[1].eval().stages
+    network = Named(nn.Sequential(embed, layer))
+    inputs = {"words": tokens([5, 6, 7], [8] * 6, length=6)}
+    save_onnx(program(network, inputs), ("words",), file := tmp_path / "model.onnx")
+    with torch.no_grad():
+        wanted = network(inputs)["left"]
+    torch.testing.assert_close(load_onnx(file)(inputs)["left"], wanted, rtol=0, atol=1e-4)
+
+
+class Named(nn.Module):
+    """A part as a network of one input and one task."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"left": self.part(inputs["words"])}

@@ -310,3 +310,12 @@ def test_noisy_bytes(tmp_path: Path, data: st.DataObject) -> None:
         )
         content[start:end] = noise
     space_or_refusal(tmp_path / "space.yaml", bytes(content))
+
+
+def test_the_only_input_is_meant_and_of_several_one_must_be_named() -> None:
+    one = "data={source: {manifest: {path: pyproject.toml, inputs: {photo: image}}}}"
+    assert read(one).tree["branches"]["small"]["input"] == "photo"
+    with pytest.raises(InputError) as told:
+        read(one.replace("photo: image", "photo: image, words: text"))
+    rule = "branches.small.input: is missing; say which input this branch reads: photo, words"
+    assert rule in str(told.value)

@@ -2,9 +2,14 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
+from fuse_search.data.record import Shape
 from fuse_search.data.room import free_ram
-from fuse_search.train.machine import Machine, free_disk
+from fuse_search.nets.branch import Branch, Entry
+from fuse_search.nets.stages import find_stages
+from fuse_search.spec import Choice
+from fuse_search.train.machine import Machine, free_disk, measure_stages
 from fuse_search.train.memory import Memory
 from fuse_search.train.planner import Cost, Planner
 
@@ -74,3 +79,24 @@ def test_memory_holds_what_is_worth_most_within_its_budget():
     assert memory.get("a") is None and memory.get("b")[1] == memory.get("c")[1] == "ram"
     assert memory.used("ram") == 80 <= 100
     assert [memory.place(n) for n in (100, 101)] == ["ram", "disk"]
+
+
+def test_stages_whose_bits_hang_on_a_rows_place_are_found_where_few_numbers_would_show_it():
+    """Of one row in 32, and that only at every second place."""
+
+    class Placed(nn.Linear):
+        def __init__(self, row):
+            super().__init__(1, 1)
+            self.row = row
+
+        def forward(self, x):
+            return x + self.weight * (x[:, :1] == self.row) * (torch.arange(len(x)) % 2)[:, None]
+
+    x, entry = torch.arange(32.0)[:, None], Entry(Shape((1,)), torch.zeros(1), torch.ones(1))
+    for row in (2, 4, 6, 8, 10):
+        network = nn.Sequential(nn.Linear(1, 1), Placed(row))
+        network[0].load_state_dict({"weight": torch.ones(1, 1), "bias": torch.zeros(1)})
+        chain = find_stages(network, x[:2], classifier=False)
+        branch = Branch(chain, entry, input="x", network=Choice(name="placed"))
+        with torch.inference_mode():
+            assert measure_stages(branch, x).steady == 1

@@ -38,9 +38,7 @@ def refuse_most(
     raise InputError(f"{key}: {count}, such as {table.place(row)}: {reason}{hint}")
 
 
-def doubts(
-    readings: Mapping[str, Reading], columns: Mapping[str, Sequence[Cell]]
-) -> Iterator[str]:
+def doubts(readings: Mapping[str, Reading], columns: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
     """Of inputs that are read as words, those that aren't."""
     for name, reading in readings.items():
         if reading.name in WORDS:

@@ -141,11 +141,14 @@ def rows_of(
 
 
 def _readings(layout: Layout, image_size: int | None, wanted: Wanted) -> dict[str, Reading]:
-    """By input; none where the space names no inputs."""
-    return {
-        name: reading(name, choice, wanted.readers.get(name), image_size)
-        for name, choice in (layout.inputs or {}).items()
-    }
+    """By input; none where the space names no inputs. Raises InputError: one can't be made."""
+    found = {}
+    for name, choice in (layout.inputs or {}).items():
+        try:
+            found[name] = reading(name, choice, wanted.readers.get(name), image_size)
+        except InputError as error:
+            raise InputError(f"{layout.key}.inputs.{name}: {error}") from None
+    return found
 
 
 def _targets(table: Table, layout: Layout, wanted: Wanted, bad: Bad) -> dict[str, Target]:

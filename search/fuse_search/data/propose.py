@@ -34,7 +34,7 @@ FILES = {
 
 
 def proposal(table: Table, used: set[str]) -> str:
-    """The lines that a space may hold below the source, of all columns that aren't used otherwise."""
+    """The lines for a space, below its source, of all columns that aren't used otherwise."""
     kinds = {name: kind_of(islice(cells, LOOKED_AT)) for name, cells in table.columns.items()}
     kinds = {name: kind for name, kind in kinds.items() if name not in used}
     lines = [f"split: {_quoted(name)}" for name, kind in kinds.items() if kind == "split"][:1]

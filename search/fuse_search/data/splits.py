@@ -65,9 +65,9 @@ def hold_out_groups(
     if sum(shares.values()) >= 1:
         given = " and ".join(f"{name}_share {share:g}" for name, share in shares.items())
         raise InputError(f"{given} leave no rows to train on: their sum must be below 1")
-    if empty := [name for name, share in shares.items() if not share]:
+    if none := [name for name, share in shares.items() if not share]:
         raise InputError(
-            f"the {empty[0]} split would take 0 of {len(rows)} rows (a share of 0): "
+            f"the {none[0]} split would take 0 of {len(rows)} rows (a share of 0): "
             "at least one row must be taken"
         )
     names, wanted = ["train", *shares], [1 - sum(shares.values()), *shares.values()]

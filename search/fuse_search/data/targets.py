@@ -17,7 +17,7 @@ from fuse_search.spec import Choice, Classes, TaskSpec
 MOST = torch.finfo(torch.float32).max
 MOST_SAID = 5
 FEW = (3, 0.05)
-"""Rows, and their share of those with a label, whose label may be unknown: beyond, a class lacks."""
+"""Rows, or their share of those with a label, whose label may be no class before one is missing."""
 Found = tuple[Target, dict[int, str]]
 """A target of all rows, and what is wrong with the cells of some."""
 
@@ -55,7 +55,7 @@ def label(
 
 
 def _refuse_classes(classes: Sequence[str], rows: Sequence[Sequence[str] | None]) -> None:
-    """Raise InputError: there are other labels in several rows, or instead of one of the classes."""
+    """Raise InputError: other labels are in several rows, or stand for a class that no row has."""
     counts = Counter(name for names in rows if names for name in {*names})
     others = Counter({name: count for name, count in counts.items() if name not in classes})
     gone = [name for name in classes if name not in counts]

@@ -71,8 +71,9 @@ def steps(network: nn.Module, inputs: Mapping[str, Tensor]) -> int:
         nonlocal found
         assert isinstance(recurrence, nn.RNNBase)
         packed = isinstance(given[0], PackedSequence)
-        frames = given[0].batch_sizes if packed else given[0].transpose(0, recurrence.batch_first)
-        found += len(frames) * recurrence.num_layers * (1 + recurrence.bidirectional)
+        time = 1 if recurrence.batch_first else 0
+        count = len(given[0].batch_sizes) if packed else given[0].shape[time]
+        found += count * recurrence.num_layers * (1 + recurrence.bidirectional)
 
     of = [module for module in network.modules() if isinstance(module, nn.RNNBase)]
     hooks = [module.register_forward_pre_hook(note) for module in of]

@@ -134,6 +134,9 @@ def _drop_classifier(traced: fx.GraphModule) -> None:
             read = node.all_input_nodes
             node.replace_all_uses_with(next((n for n in read if n in fed), read[0]))
             traced.graph.erase_node(node)
+            for weight in read:
+                if weight.op == "get_attr" and not weight.users:
+                    traced.graph.erase_node(weight)
 
 
 def rank(traced: fx.GraphModule, node: fx.Node) -> int:

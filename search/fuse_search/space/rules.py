@@ -211,7 +211,7 @@ def _is(kind: Callable[[Path], bool], name: str) -> bool:
 
 
 def _nearest_file(name: str) -> str:
-    """The end of a message about a file that isn't there: those beside it, or where that would be."""
+    """The end of a message about a file that isn't there: its folder, and the nearest name."""
     folder = Path(name).absolute().parent
     try:
         beside = [file.name for file in folder.iterdir() if not file.name.startswith(".")]

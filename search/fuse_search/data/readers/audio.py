@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fuse_search.data.sound import log_mel, read_sound
-from fuse_search.errors import InputError
 from fuse_search.spec import Count, Positive, Width
 
 from .reader import Cells, frames, open_file
@@ -35,12 +34,12 @@ class Audio:
         """rate: samples a second, to which it is resampled. window, hop: seconds. seconds: how much
         of a sound is read at most; left out: all.
 
-        Raises InputError for a window or hop of less than a sample.
+        Raises ValueError for a window or hop of less than a sample.
         """
         for name, length in {"window": window, "hop": hop}.items():
             if mels is not None and round(length * rate) < 1:
                 rule = f"must be a sample at least, 1/{rate} s"
-                raise InputError(f"audio: {name}: {rule}, found {length:g}")
+                raise ValueError(f"{name}: {rule}, found {length:g}")
         self.rate, self.mels, self.seconds = rate, mels, seconds
         self.window, self.hop, self.n_fft = window, hop, n_fft
         self.columns: tuple[str, ...] = (column,) if column else ()

@@ -95,8 +95,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         values, there = apart(x)
-        # not score(...): of a matrix and one vector the bits may hang on a row's place
-        scores = (self.hidden(values).tanh() * self.score.weight).sum(-1, keepdim=True)
+        values = values.contiguous()  # of a view a product's bits hang on a row's place in memory
+        scores = self.score(self.hidden(values).tanh())
         # not -inf: a row without a frame would be nan
         scores = scores.masked_fill(there == 0, torch.finfo(scores.dtype).min)
         return (scores.softmax(1) * values).sum(1)
