@@ -93,7 +93,10 @@ def test_unreadable_image(pictures: Path, tmp_path: Path, capsys: Capture) -> No
 def test_missing_folder(tmp_path: Path, capsys: Capture) -> None:
     space = write(tmp_path, FOLDER, LABEL)
     expected = ":2: data.source.folder.path: must be a folder that is there, found pictures"
-    assert refused(capsys, space) == [expected]
+    assert refused(capsys, space) == [f"{expected} (in {tmp_path})"]
+    (tmp_path / "picture").mkdir()
+    said = refused(capsys, space)
+    assert said == [f"{expected} (in {tmp_path}); did you mean 'picture'?"]
 
 
 def test_empty_split(pictures: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -170,7 +170,8 @@ class Groups(Sequence[Cell]):
         from pyarrow.parquet import ParquetFile
 
         with ParquetFile(self._file) as opened:
-            return opened.read_row_group(group, columns=[self._name])[self._name]
+            # Threads would hold on to what they read for a while.
+            return opened.read_row_group(group, [self._name], use_threads=False)[self._name]
 
 
 def cell_of(value: Any, place: str) -> Cell:

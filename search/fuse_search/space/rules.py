@@ -124,7 +124,7 @@ def _files(document: Document, tree: dict[str, Any]) -> None:
         for text in names:
             if isinstance(text, str) and text.endswith(CHECKPOINTS) and not _is(Path.is_file, text):
                 key = ("branches", name, "weights")
-                hint = _nearest_file(text)
+                hint = _nearest_file(text, Path.is_file)
                 document.problem(key, "must be a file that is there", hint, found=text)
 
 
@@ -160,9 +160,10 @@ def _source_files(document: Document, tree: dict[str, Any]) -> None:
     for (name, option), kind in SOURCE_FILES.items():
         has = isinstance(source, Choice) and source.name == name
         path = source.options.get(option) if has else None
-        if isinstance(path, str) and not _is(getattr(Path, f"is_{kind}"), path):
+        of_kind = getattr(Path, f"is_{kind}")
+        if isinstance(path, str) and not _is(of_kind, path):
             rule = f"must be a {'folder' if kind == 'dir' else 'file'} that is there"
-            hint = _nearest_file(path)
+            hint = _nearest_file(path, of_kind)
             document.problem(("data", "source", name, option), rule, hint, found=path)
 
 
@@ -210,11 +211,12 @@ def _is(kind: Callable[[Path], bool], name: str) -> bool:
         return False
 
 
-def _nearest_file(name: str) -> str:
-    """The end of a message about a file that isn't there: its folder, and the nearest name."""
+def _nearest_file(name: str, kind: Callable[[Path], bool]) -> str:
+    """The end of a message about what isn't there: its folder, and what of its kind there is."""
     folder = Path(name).absolute().parent
     try:
-        beside = [file.name for file in folder.iterdir() if not file.name.startswith(".")]
+        there = [file for file in folder.iterdir() if not file.name.startswith(".")]
+        beside = [file.name for file in there if kind(file)]
     except OSError:
         return f"; there is no folder {folder}"
     return f" (in {folder}){nearest(Path(name).name, beside)}"

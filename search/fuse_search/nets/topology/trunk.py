@@ -19,7 +19,8 @@ class Trunk(nn.Module):
     What is fused goes on through the rest of the host, whose highest tap goes to the heads. In a
     map (or tokens) it is fused at every position: maps are resized to it, of the rest there is the
     mean. Else the taps are fused as vectors. A fusion that looks across positions, such as `conv`,
-    sees the padding behind tokens as positions, too. The host is the first of these branches that is used.
+    sees the padding behind tokens as positions, too. The host is the first of these branches that
+    is used.
     """
 
     def __init__(
