@@ -135,6 +135,7 @@ def test_what_is_too_large_is_never_built(here, monkeypatch):
     found = check(given, here, FREE)
     assert "cpu" in Weighed.made
     Weighed.made.clear()
+    here.checked.clear()
     assert refused(given, here, Limits(parameters=found / 2)).amount == pytest.approx(1)
     new = 4 * (1000 * (8 + 1 + 6 + 1) + 2 * 3 * (1000 + 1))  # the sum, and two heads of 3 classes
     for asked in ("free_memory", "most_memory"):
@@ -143,6 +144,25 @@ def test_what_is_too_large_is_never_built(here, monkeypatch):
     assert (error.kind, error.amount) == ("memory_mb", pytest.approx(1))
     assert str(error) == f"its weights need {new / 1e6:,.1f} MB, and there are {new / 2e6:,.1f} MB"
     assert set(Weighed.made) == {"meta"}
+
+
+def test_what_differs_in_rates_alone_is_built_once(here, monkeypatch):
+    Weighed.made = []
+    monkeypatch.setitem(FUSIONS, "sum", Weighed)
+    for lr in (1e-3, 1e-2):
+        check(spec(merge=parallel("sum", width=9), train={"lr": lr}), here, FREE)
+    assert Weighed.made.count("cpu") == 1
+    for other in (
+        spec(merge=parallel("sum", width=8)),
+        spec(merge=parallel("sum", width=9), train={"batch_size": 3}),
+        spec(merge=parallel("sum", width=9), losses={"weights": choice("pcgrad")}),
+    ):
+        Weighed.made.clear()
+        check(other, here, FREE)
+        assert Weighed.made.count("cpu") == 1
+    monkeypatch.setattr(feasible, "free_memory", lambda device: 1)  # others took it since
+    with pytest.raises(NoRoomNow):
+        check(other, here, FREE)
 
 
 def failing(error: Exception) -> type[nn.Module]:

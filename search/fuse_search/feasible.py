@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,7 @@ from .nets.topology import Ensemble
 from .shared import Shared
 from .spec import Limits, TrialSpec
 from .train.footprint import MORE, Footprint, footprint, free_memory, latency, most_memory
+from .written import written
 
 MB = 1e6
 PARTS = 4
@@ -25,6 +27,13 @@ MISFITS = (TrialError, RuntimeError, ValueError, TypeError, IndexError, Assertio
 """What building and running a network raises where its parts don't fit each other."""
 BROKEN = ("CUDA", "cuDNN")
 """What torch's errors without a class of their own name when they aren't about shapes."""
+
+COSTLESS = {
+    "train": ("lr", "fusion_lr", "head_lr", "weight_decay", "warmup", "dropout", "label_smoothing"),
+    "unfreeze": ("lr_factor", "lr_decay"),
+    "losses": ("weights",),
+}
+"""What neither fits nor costs anything, whatever its value is: by section of a spec."""
 
 
 class NoRoomNow(TrialError):
@@ -36,6 +45,8 @@ def check(
 ) -> int:
     """Build the spec's network from branches as they start, and count its parameters.
 
+    That is done once for all specs that differ only in what is COSTLESS.
+
     `parts`: in how many parts a batch goes through it. `here`: whether the device's memory is a
     limit to a step, too, where there is none in `limits`.
 
@@ -44,24 +55,40 @@ def check(
         NoRoomNow: there would be memory enough, if others didn't use it.
         InputError: something that the spec names isn't there.
     """
+    tree = written(spec)
+    for section, names in COSTLESS.items():
+        tree[section] = {name: v for name, v in tree[section].items() if name not in names}
+    adapts = spec.losses.weights.name  # some keep gradients of each task
+    kind = json.dumps([tree, adapts, written(limits), parts, here])
+    if kind not in shared.checked:
+        shared.checked[kind] = _checked(spec, shared, limits, parts, here)
+    parameters, step = shared.checked[kind]
+    if step:  # the weights have their place already
+        _have_room(step, "a step needs about", shared, shared.device)
+    return parameters
+
+
+def _checked(
+    spec: TrialSpec, shared: Shared, limits: Limits, parts: int, here: bool
+) -> tuple[int, int]:
+    """How many parameters there are, and bytes that a step needs; 0: that is no matter here."""
     _weigh(spec, shared, limits)
     with _misfits():
         network = untrained(spec, shared)
         network.to(shared.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         members = [network] if isinstance(network, Merged) else list(network.members)
         flops = sum(member.flops() for member in members)  # type: ignore[operator]
-    parameters = _counted(network, limits)
+    parameters, step = _counted(network, limits), 0
     _at_most(limits.flops, "flops", flops)
     if here or limits.memory_mb:
         needed = _needed(network, spec, shared, parts)
         _at_most(limits.memory_mb, "memory_mb", (needed.weights + needed.step) / MB)
-        if not limits.memory_mb:  # the weights have their place already
-            _have_room(needed.step, "a step needs about", shared, shared.device)
+        step = 0 if limits.memory_mb else needed.step
     if limits.latency_ms:
         with _misfits():
             milliseconds = latency(network, spec, _rows(shared))
         _at_most(limits.latency_ms, "latency_ms", milliseconds)
-    return parameters
+    return parameters, step
 
 
 def untrained(spec: TrialSpec, shared: Shared, device: str = "cpu") -> Merged | Ensemble:

@@ -46,6 +46,8 @@ class Shared:
     """Asked after every step whether to stop, once the training is saved."""
     branches: dict[str, Branch] = field(default_factory=dict)
     """Those that were built, by their content."""
+    checked: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """What is known of networks that can be trained here: see feasible.check."""
 
     def __post_init__(self) -> None:
         self.leases = Leases(self.solos)

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
 from pydantic import BaseModel
 
 from .errors import InputError
@@ -19,7 +18,7 @@ from .space import Categorical, Domain, FloatRange, IntRange, Simplex, Space, Su
 from .space.rules import domains
 from .space.tree import label
 from .spec import Choice, Losses, Merge, PerBranch, TrialSpec, Unfreeze
-from .written import written
+from .written import as_yaml, written
 
 # What says how a merged network is trained: an ensemble depends on none of it.
 TRAINING = ("unfreeze", "losses", "train")
@@ -180,7 +179,7 @@ def _simplex(simplex: Simplex, name: str, suggester: Suggester) -> dict[str, flo
 def to_yaml(spec: TrialSpec, header: str = "") -> str:
     """The spec as YAML that `fuse-search train` reads again."""
     comment = "".join(f"# {line}\n" for line in header.splitlines())
-    return comment + yaml.safe_dump(written(spec), sort_keys=False, allow_unicode=True)
+    return comment + as_yaml(written(spec))
 
 
 def parameters(space: Space, spec: TrialSpec) -> dict[str, str]:

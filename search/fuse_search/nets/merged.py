@@ -85,7 +85,8 @@ class Merged(nn.Module):
     def flops(self) -> float:
         """Floating-point operations of one forward pass of one row, without auxiliary heads.
 
-        Those of a branch that reads an input are known since its stages were found.
+        Those of a branch that reads an input are known since its stages were found. The network
+        comes out in eval mode.
         """
         device, known, values = next(self.parameters()).device, 0.0, {}
         for name in self.topology.fed:
@@ -94,11 +95,9 @@ class Merged(nn.Module):
             for tap in taps:
                 shape = branch.forms[tap - 1].shape
                 values[name, tap] = torch.zeros(2, *shape, device=device)
-        mode = self.training
         self.eval()
         with torch.no_grad(), flop_counter() as counter:
             self.above(values)
-        self.train(mode)
         return known + counter.get_total_flops() / 2
 
     @property
@@ -110,24 +109,29 @@ class Merged(nn.Module):
         """How many stages of each branch the spec trains at most."""
         return deepest(at_most(spec.unfreeze, self.stages, spec.train.epochs))
 
-    def trained(self, spec: TrialSpec) -> list[nn.Parameter]:
-        """The parameters that the spec trains in some epoch, or may train."""
-        frozen = self._never_trained(spec)
-        return [p for p in self.parameters() if id(p) not in frozen]
+    def trained(self, spec: TrialSpec, part: nn.Module | None = None) -> list[nn.Parameter]:
+        """The parameters (of a part of it) that the spec trains in some epoch, or may train."""
+        own = (module._parameters.values() for _, module in self._reached(spec, part or self))
+        return list(dict.fromkeys(p for each in own for p in each if p is not None))
 
     def changing(self, spec: TrialSpec) -> dict[str, Tensor]:
-        """The state without the stages that the spec never trains."""
-        frozen = self._never_trained(spec)
-        state = self.state_dict(keep_vars=True)
-        return {name: t.detach() for name, t in state.items() if id(t) not in frozen}
+        """The state without the stages that the spec never trains; it changes with the network."""
+        found: dict[str, Tensor] = {}
+        for place, module in self._reached(spec, self):
+            own = module._parameters | module._buffers
+            kept = {n: t for n, t in own.items() if n not in module._non_persistent_buffers_set}
+            found |= {f"{place}.{n}".lstrip("."): t for n, t in kept.items() if t is not None}
+        return {name: tensor.detach() for name, tensor in found.items()}
 
-    def _never_trained(self, spec: TrialSpec) -> set[int]:
-        """The id of each parameter and buffer in stages that no epoch can reach."""
-        depths, found = self.deepest(spec), set()
+    def _reached(self, spec: TrialSpec, part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        """The modules of a part, but for stages that no epoch can reach.
+
+        These are not even walked through, which takes long in large networks.
+        """
+        depths, frozen = self.deepest(spec), set[nn.Module]()
         for name, branch in self.branches.items():
-            frozen = branch.stages[: len(branch.stages) - depths[name]]
-            found |= {id(t) for t in (*frozen.parameters(), *frozen.buffers())}
-        return found
+            frozen |= {*list(branch.stages)[: len(branch.stages) - depths[name]]}
+        return part.named_modules(memo=frozen)
 
     def unfreeze(self, spec: TrialSpec, losses: Sequence[float]) -> dict[str, int]:
         """Train as many stages of each branch as the spec says, and return how many.

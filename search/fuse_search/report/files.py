@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
 from ..study import Row, Study
+from ..written import as_yaml
 from .answer import Answer, answer, best_first, by_kind, number
 from .plots import PLOTS
 from .status import STATES
@@ -56,7 +55,7 @@ def _spec(study: Study, best: Row, folder: Path) -> str:
         f"{study.target} {best.value} on validation.\n"
         f"# Train it again: {train_again(folder)}\n"
     )
-    return header + yaml.safe_dump(best.attributes["spec"], sort_keys=False, allow_unicode=True)
+    return header + as_yaml(best.attributes["spec"])
 
 
 def _trials(study: Study) -> str:

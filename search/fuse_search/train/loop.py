@@ -69,14 +69,14 @@ class Training:
         self._shuffled_by = self._order.get_state()  # as it was when this epoch began
         self._weighting = make_weighting(spec).to(self.device)
         self._parameters = network.trained(spec)
-        shared = network.topology.parameters()
+        shared = network.trained(spec, network.topology)
         about = (len(spec.tasks), parts == 1)
         self._gradients = Gradients(self._weighting, self._parameters, shared, *about)
         learned = [*self._parameters, *self._weighting.parameters()]
         self._optimizer = make_optimizer(spec.train, learned, rate_factors(network, spec))
         self._start = StartingPoint(network, spec)
-        changing, ema = network.changing(spec), spec.train.ema
-        self._average = None if ema is None else Average(changing, ema)
+        self._changing, ema = network.changing(spec), spec.train.ema
+        self._average = None if ema is None else Average(self._changing, ema)
         set_drop_path(network, spec)
         self._losses = TaskLosses(spec, self.data, self.device)
         self._places = torch.arange(len(self.data.splits["train"]))
@@ -198,7 +198,7 @@ class Training:
         kept = optimizer_state(self._optimizer)
         momentum = {name: v for name, v in kept.items() if isinstance(v, Tensor)}
         tensors = {
-            **named("network", self.network.changing(self.spec)),
+            **named("network", self._changing),
             **named("weighting", self._weighting.state_dict()),
             **named("optimizer", momentum),
             **named("average", self._average.other if self._average else {}),
@@ -218,9 +218,9 @@ class Training:
 
     def load(self, state: State) -> None:
         """Go on from a state. Raises ValueError when it is one of another training."""
-        own = self.network.changing(self.spec)
         network = below("network", state.tensors)
-        if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in network.items()}:
+        shapes = ({n: t.shape for n, t in each.items()} for each in (self._changing, network))
+        if next(shapes) != next(shapes):
             raise ValueError("the checkpoint is one of another network")
         self.network.load_state_dict(network, strict=False)
         self._weighting.load_state_dict(below("weighting", state.tensors))

@@ -179,17 +179,18 @@ def learning_rate(train: Train, step: int, steps: int, losses: Sequence[float] =
 
 
 def rate_factors(network: Merged, spec: TrialSpec) -> dict[nn.Parameter, float]:
-    """The learning rate of each parameter of the network, in units of `train.lr`.
+    """The learning rate of each parameter that is trained, in units of `train.lr`.
 
     A branch's last stage in use has `lr_factor`, each stage below `lr_decay` times that of the
     stage above (discriminative fine-tuning, Howard & Ruder 2018); what joins the branches has
     `fusion_lr`, and all heads have `head_lr`.
     """
-    found = dict.fromkeys(network.parameters(), spec.train.head_lr)
-    found |= dict.fromkeys(network.topology.parameters(), spec.train.fusion_lr)
-    for name, branch in network.branches.items():
+    found = dict.fromkeys(network.trained(spec), spec.train.head_lr)
+    found |= dict.fromkeys(network.trained(spec, network.topology), spec.train.fusion_lr)
+    for name, depth in network.deepest(spec).items():
+        stages = network.branches[name].stages
         factor = of_branch(spec.unfreeze.lr_factor, name)
-        for stage in reversed(branch.stages):
+        for stage in reversed(list(stages)[len(stages) - depth :]):
             found |= dict.fromkeys(stage.parameters(), factor)
             factor *= of_branch(spec.unfreeze.lr_decay, name)
     return found

@@ -18,11 +18,10 @@ class StartingPoint:
     """
 
     def __init__(self, network: Merged, spec: TrialSpec) -> None:
-        reached = set(network.trained(spec))
         self._pulled: list[tuple[nn.Parameter, Tensor, float]] = []
         for name, branch in network.branches.items():
             alpha = of_branch(spec.unfreeze.l2_sp, name)
-            pulled = [p for p in branch.stages.parameters() if alpha and p in reached]
+            pulled = network.trained(spec, branch.stages) if alpha else []
             self._pulled += [(p, p.detach().clone(), alpha) for p in pulled]
 
     @torch.no_grad()
