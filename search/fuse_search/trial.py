@@ -135,7 +135,7 @@ class Trial:
         def save() -> Future[None]:
             nonlocal last
             wait([writing])  # or states would pile up where writing is slow
-            last = training.state(instead_of=last)
+            last = training.state(instead_of=last, later=True)
             last.about.update({"of": of, "fence": checkpoints.fence})
             return checkpoints.save(last)
 

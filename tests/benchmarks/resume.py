@@ -37,8 +37,8 @@ from fuse_search.worker import Worker
 NAME, TITLE = "resume", "Never lose an epoch: what that costs"
 ABOUT = f"""\
 Seconds per epoch of one trial: from the end of its first epoch to the end of its last one, by the \
-loop of a worker (a checkpoint after every epoch, which is copied while the training waits and \
-written, flushed to the disk and summed in the background; a lease, whose heartbeat is every \
+loop of a worker (a checkpoint after every epoch, which is copied until the next step, written, \
+flushed to the disk and summed in the background; a lease, whose heartbeat is every \
 {BEAT:g} s; the value to Optuna, the metrics to MLflow, and the progress display) and by the \
 training alone, in the same process and in turns, who begins changing. The cost is the median, and \
 the range, of what each pair says; so is that in processor time of all threads, which other load \

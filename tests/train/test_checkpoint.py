@@ -230,6 +230,20 @@ def test_a_state_takes_the_memory_of_one_that_is_needed_no_more():
     assert again.about == fresh.about
 
 
+@pytest.mark.parametrize("case", ["gradual", "lion, averaged", "learned weights"])
+def test_a_state_that_is_copied_later_is_of_the_moment_it_was_asked_for(case):
+    _, one = training(spec(**CASES[case]))
+    left = []
+    for _ in one.epochs(lambda: True):
+        left.append((one.state(), one.state(later=True)))
+        assert left[-1][1].rest
+    left[-1][1].complete()
+    for now, later in left:
+        assert later.rest == [] and same(later.tensors, now.tensors)
+        assert later.about == now.about
+    assert not same(left[0][0].tensors, left[-1][0].tensors)
+
+
 def test_a_state_of_another_network_is_refused():
     _, one = training(spec())
     _, other = training(spec(merge=parallel("gated")))

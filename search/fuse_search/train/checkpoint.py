@@ -9,8 +9,9 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from uuid import uuid4
 
@@ -28,6 +29,16 @@ class State:
 
     tensors: dict[str, Tensor]
     about: dict[str, Any]
+    rest: list[tuple[str, Tensor, Tensor | None]] = field(default_factory=list)
+    """Tensors that are still to be copied, by name, and the memory to copy each to."""
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+
+    def complete(self) -> None:
+        """Copy the rest, or wait for whoever does: what it is copied from may change now."""
+        with self._lock:
+            while self.rest:
+                name, tensor, place = self.rest.pop()
+                self.tensors[name] = copied(tensor, place)
 
 
 class Checkpoints:
@@ -103,6 +114,7 @@ class Checkpoints:
         return sorted(self.folder.glob("[0-9]*.safetensors"))
 
     def _write(self, state: State) -> None:
+        state.complete()
         if not self._held():
             return
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -75,6 +75,8 @@ class Training:
         learned = [*self._parameters, *self._weighting.parameters()]
         self._optimizer = make_optimizer(spec.train, learned, rate_factors(network, spec))
         self._start = StartingPoint(network, spec)
+        self._leaving: State | None = None
+        """A state that is still being copied while the next step is computed."""
         self._changing, ema = network.changing(spec), spec.train.ema
         self._average = None if ema is None else Average(self._changing, ema)
         set_drop_path(network, spec)
@@ -100,7 +102,7 @@ class Training:
             trained = deepest([*(epoch.depths for epoch in self.history), depths])
             tail, train, val = self.plan.epoch(self.epoch, trained)
             if self._average and self.epoch and not self.batch:  # as it was measured
-                self._average.swap()
+                self._swap(self._average)
             tail.train()
             shuffled = batches(self._places, self.spec.train.batch_size, self._order)
             for batch in shuffled[self.batch :]:
@@ -111,7 +113,7 @@ class Training:
                     yield None
                     begun = time.perf_counter()
             if self._average:
-                self._average.swap()
+                self._swap(self._average)
             metrics, outputs = self._measured(tail, val)
             self._seconds += time.perf_counter() - begun
             ended = Epoch(self.epoch, metrics, depths, self._seconds, time.time())
@@ -148,10 +150,21 @@ class Training:
         self._start.pull()
         if train.clip:
             nn.utils.clip_grad_norm_(self._parameters, train.clip)
+        self._let_go()
         self._optimizer.step()
         self._gradients.stepped(tail)
         if self._average:
             self._average.update(step)
+
+    def _swap(self, average: Average) -> None:
+        self._let_go()
+        average.swap()
+
+    def _let_go(self) -> None:
+        """From here on weights change, and what the optimizer keeps."""
+        if self._leaving:
+            self._leaving.complete()
+            self._leaving = None
 
     def _add_up(self, found: Tensor, rows: int, counts: Tensor | None) -> None:
         """Take a batch into the epoch's means; `counts` [T]: how much its rows count for a task."""
@@ -189,19 +202,26 @@ class Training:
         metrics = {f"train/{name}": mean for name, mean in zip(names, means, strict=False)}
         return metrics | {f"val/{name}": value for name, value in measured.items()}, outputs
 
-    def state(self, instead_of: State | None = None) -> State:
+    def state(self, instead_of: State | None = None, later: bool = False) -> State:
         """Everything that the rest of the training hangs on; not the stages it never changes.
 
         instead_of: an earlier state that is needed no more, in whose memory this one is written:
             to have new memory takes longer than to copy.
+        later: what only an optimizer's step changes is left to be copied, until the next one at
+            the latest, so that a forward pass need not wait for it.
         """
         kept = optimizer_state(self._optimizer)
         momentum = {name: v for name, v in kept.items() if isinstance(v, Tensor)}
-        tensors = {
-            **named("network", self._changing),
-            **named("weighting", self._weighting.state_dict()),
+        weights = {parameter.data_ptr() for parameter in self._parameters}
+        stepped = {n: t for n, t in self._changing.items() if t.data_ptr() in weights}
+        rest = {
+            **named("network", stepped),
             **named("optimizer", momentum),
             **named("average", self._average.other if self._average else {}),
+        }
+        tensors = {
+            **named("network", {n: t for n, t in self._changing.items() if n not in stepped}),
+            **named("weighting", self._weighting.state_dict()),
             **named("random", self._randoms()),
             "sums": self._sums,
         }
@@ -214,7 +234,13 @@ class Training:
         }
         # In their order in memory: to change that takes longer, and training waits for this.
         places = instead_of.tensors if instead_of else {}
-        return State({n: copied(t.detach(), places.get(n)) for n, t in tensors.items()}, about)
+        now = {n: copied(t.detach(), places.get(n)) for n, t in tensors.items()}
+        state = State(now, about, [(n, t.detach(), places.get(n)) for n, t in rest.items()])
+        if later:
+            self._leaving = state
+        else:
+            state.complete()
+        return state
 
     def load(self, state: State) -> None:
         """Go on from a state. Raises ValueError when it is one of another training."""
