@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 
 import pytest
 
 from claimant import EPOCHS, check_whole, opened, started, told
+from fuse_search import leases
 from fuse_search.errors import LeaseLost
 from fuse_search.report.status import status
 
@@ -68,6 +70,42 @@ def test_a_trial_killed_before_it_was_leased_is_taken_over(tmp_path, url):
     assert study.rows()[0].state == "preempted"
     assert not study.settled(1)
     assert (study.claim(1).number, study.claim(1)) == (0, None)
+
+
+def test_no_trial_is_begun_until_it_is_known_whether_an_open_one_was_left(
+    tmp_path, url, monkeypatch
+):
+    """A container that is started again has another host name."""
+    monkeypatch.setattr(leases, "BEAT", 1e6)
+    killed = opened(url, tmp_path)
+    killed.claim(MANY)
+    monkeypatch.setattr(leases, "HOST", "elsewhere")
+    again, beside = opened(url, tmp_path), opened(url, tmp_path)
+    assert again.claim(MANY) is None and beside.claim(MANY) is None
+    assert not again.settled(1)
+    monkeypatch.setattr(leases, "LEASE", 0.0)
+    claim = again.claim(MANY)
+    assert (claim.number, claim.lease.fence) == (0, 2)
+    monkeypatch.setattr(leases, "LEASE", 30.0)
+    assert beside.claim(MANY).number == 1  # as the other one is of this host
+
+
+def test_a_sign_of_life_lets_others_begin_trials(tmp_path, url, monkeypatch):
+    monkeypatch.setattr(leases, "BEAT", 1e6)  # but for those below
+    living = opened(url, tmp_path)
+    living.claim(MANY)
+    (sign,) = (tmp_path / "workers").glob("*[!k]")
+    monkeypatch.setattr(leases, "HOST", "elsewhere")
+    other = opened(url, tmp_path)
+    assert other.claim(MANY) is None
+    os.utime(sign, (0, 0))  # by whatever clock
+    assert other.claim(MANY).number == 1
+    assert [row.state for row in other.rows()] == ["running", "running"]
+    one_look = opened(url, tmp_path).rows()
+    assert [row.state for row in one_look] == ["preempted", "running"]
+    os.utime(sign)
+    one_look = opened(url, tmp_path).rows()
+    assert [row.state for row in one_look] == ["running", "running"]
 
 
 def test_a_lease_of_a_journal_that_is_gone_is_removed(tmp_path, url):

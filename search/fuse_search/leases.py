@@ -1,8 +1,8 @@
 """Leases: which worker is at which trial, so that nothing is done twice or left lying.
 
 A lease is an empty file whose name holds all of its state, `NAME.FENCE.WORKER`. Taking it over
-is renaming it, which only one of several takers can do; whoever had it finds it gone. No clock is
-ever compared with another one.
+is renaming it, which only one of several takers can do; whoever had it finds it gone. Nothing is
+taken over because of a comparison of two clocks.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ class Leases:
         self._workers = folder / "workers"
         self._lock = FileLock(folder / "study.lock")
         self._me: _Worker | None = None
-        self._seen: dict[str, tuple[int, float]] = {}
-        """The last sign of life of other workers, and when on our clock it was new."""
+        self._seen: dict[str, tuple[int, float, bool]] = {}
+        """The last sign of life of other workers, when on our clock it was new, and whether it
+        shows that they live: the first one may be old."""
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -73,7 +74,7 @@ class Leases:
         """A lease that nobody has, or that its worker left; None: a living worker has it."""
         with self.lock():
             fence, owner = self._files().get(name, (0, FREE))
-            if not self._gone(owner):
+            if self._lives(owner) is not False:
                 return None
             mine = self._folder / f"{name}.{fence + 1}.{self._join()}"
             if fence == 0:
@@ -86,11 +87,26 @@ class Leases:
                         return None
             return Lease(name, fence + 1, mine, self)
 
-    def all(self) -> dict[str, bool]:
-        """The names that are leased, and whether a living worker has them."""
+    def lives(self) -> dict[str, bool | None]:
+        """The names that are leased, and whether a living worker has them.
+
+        None: not known yet, of a worker of another host. It shows a sign of life within `BEAT`
+        seconds from the first look at it, or is gone after `LEASE`.
+        """
         owners = {name: worker for name, (_, worker) in self._files().items()}
-        gone = {worker: self._gone(worker) for worker in set(owners.values())}
-        return {name: not gone[worker] for name, worker in owners.items()}
+        lives = {worker: self._lives(worker) for worker in set(owners.values())}
+        return {name: lives[worker] for name, worker in owners.items()}
+
+    def all(self) -> dict[str, bool]:
+        """The names that are leased, and whether a worker has them that isn't known to be gone."""
+        return {name: life is not False for name, life in self.lives().items()}
+
+    def shown(self) -> dict[str, bool]:
+        """The names that are leased, and whether a living worker has them, as far as one look says.
+
+        Where that isn't known yet, by the age of the last sign of life on our clock.
+        """
+        return {name: self._shows(worker) for name, (_, worker) in self._files().items()}
 
     def others(self) -> list[str]:
         """The names that are leased, or were left, by anyone but this process."""
@@ -128,24 +144,34 @@ class Leases:
             return {each[1]: (int(each[2]), each[3]) for each in found if each}
         return {}
 
-    def _gone(self, worker: str) -> bool:
-        """Whether a worker has ended, or shown no sign of life for `LEASE` of our seconds."""
+    def _lives(self, worker: str) -> bool | None:
+        """Whether a worker lives; None: not known yet, as `lives` says."""
         if worker == FREE:
-            return True
-        if self._me and worker == self._me.name:
             return False
+        if self._me and worker == self._me.name:
+            return True
         file = self._workers / worker
         try:
             with file.open("rb") as opened:  # opening it is what makes NFS ask its server
                 sign = os.fstat(opened.fileno()).st_mtime_ns
         except FileNotFoundError:
-            return True
-        if worker.rsplit("-", 2)[0] == HOST and _ended(file):
-            return True
+            return False
+        here = worker.rsplit("-", 2)[0] == HOST
+        if here and _ended(file):
+            return False
         now = time.monotonic()
-        if self._seen.get(worker, (None, 0))[0] != sign:
-            self._seen[worker] = sign, now
-        return now - self._seen[worker][1] > LEASE
+        last, since, living = self._seen.get(worker, (sign, now, here))
+        if sign != last:
+            since, living = now, True
+        self._seen[worker] = sign, since, living
+        return False if now - since > LEASE else living or None
+
+    def _shows(self, worker: str) -> bool:
+        """Whether a worker lives, as `shown` says."""
+        life = self._lives(worker)
+        if life is None:
+            return time.time() - self._seen[worker][0] / 1e9 <= LEASE
+        return life
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -25,6 +25,7 @@ from .seeded import Seeded
 
 BASELINE = "baseline "
 DRAWN = "drawn"
+Life = TypeVar("Life", bool, bool | None)
 ENDS = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -84,20 +85,26 @@ class Study:
     ) -> Claim | None:
         """A trial to work at: one that was left by its worker, or else a new one.
 
-        None: there is nothing to begin now. `total` counts the trials that shall be finished;
-        those that others are at may still fail. `draw` suggests all parameters of a trial: in a
-        grid that is done before anyone else may claim one, or two would get the same ones.
+        None: there is nothing to begin now, or it isn't known yet whether an open trial was left.
+        `total` counts the trials that shall be finished; those that others are at may still fail.
+        `draw` suggests all parameters of a trial: in a grid that is done before anyone else may
+        claim one, or two would get the same ones.
         """
         # Again as a whole: a trial that was created although that failed is found as left.
         return self._storage.again(self._claim, total, draw)
 
     def _claim(self, total: int, draw: Callable[[optuna.Trial], object] | None) -> Claim | None:
         with self._leases.lock():
-            leased = self._leased()  # before the trials: a lease ends after its trial
+            # Before the trials: a lease ends after its trial.
+            leased = _numbered(self._leases.lives())
             trials = self._look()
-            left = [n for n in sorted({*leased, *self._running(trials)}) if not leased.get(n)]
+            open_ones = self._running(trials)
+            left = [n for n in sorted({*leased, *open_ones}) if leased.get(n, False) is False]
             resumed = (self._resume(number, trials) for number in left)
-            claim = next(filter(None, resumed), None) or self._begin(total, trials)
+            claim = next(filter(None, resumed), None)
+            # What a new trial is would hang on the result of one that was left.
+            if not claim and all(leased.get(n) is not None for n in open_ones):
+                claim = self._begin(total, trials)
             if claim and draw and self._grid and DRAWN not in claim.row.attributes:
                 with suppress(Exception):  # the worker draws again, and sees what is wrong
                     draw(claim.trial)
@@ -142,11 +149,6 @@ class Study:
             if self._running(trials) or left:
                 return False
             return self._tally.count >= total or not self._more(trials)
-
-    def _leased(self) -> dict[int, bool]:
-        """Whether a living worker has it, by the number of each trial that is leased."""
-        found = self._leases.all().items()
-        return {int(name[6:]): alive for name, alive in found if name.startswith("trial-")}
 
     def _running(self, trials: list[FrozenTrial]) -> list[int]:
         return [n for n in self._unfinished if trials[n].state == TrialState.RUNNING]
@@ -231,7 +233,7 @@ class Study:
 
     def rows(self) -> list[Row]:
         """All trials by number."""
-        leased = self._leased()
+        leased = _numbered(self._leases.shown())
         trials = self._study.get_trials(deepcopy=False)
         return [row_of(frozen, leased.get(frozen.number, False)) for frozen in trials]
 
@@ -275,3 +277,8 @@ class Study:
                 return dict(optuna.importance.get_param_importances(self._study))
             except (ValueError, RuntimeError):
                 return {}
+
+
+def _numbered(leases: dict[str, Life]) -> dict[int, Life]:
+    """Those on trials, by the trial's number."""
+    return {int(name[6:]): life for name, life in leases.items() if name.startswith("trial-")}
