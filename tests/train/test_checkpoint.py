@@ -51,7 +51,7 @@ CASES = {
     "gradual": {"unfreeze": {"depth": 3, "schedule": choice("gradual")}},
     "stalled": {
         "unfreeze": {"schedule": {"a": choice("stalled"), "b": choice("lp_ft")}},
-        "train": ALL_AT_ONCE | {"lr": 0.3, "clip": None, "schedule": choice("plateau")},
+        "train": ALL_AT_ONCE | {"lr": 0.1, "clip": None, "schedule": choice("plateau")},
     },
     "phases, pulled back, at their own rates": {
         "unfreeze": {

@@ -8,8 +8,22 @@ from fuse_search.data import Data
 from fuse_search.data.batches import Rows, batches, fetch
 from fuse_search.errors import TrialError
 from fuse_search.nets.merged import build
-from fuse_search.train.loop import measure, predict
-from tiny import CPU, EVERY_TYPE, choice, fitted, parallel, rows, same, snapshot, spec, train
+from fuse_search.train.loop import Training, measure, predict
+from fuse_search.train.plan import Plan
+from fuse_search.train.prefixes import Prefixes
+from tiny import (
+    CPU,
+    EVERY_TYPE,
+    choice,
+    fitted,
+    gaps,
+    parallel,
+    rows,
+    same,
+    snapshot,
+    spec,
+    train,
+)
 
 DATA = rows()
 VAL = Rows.of_inputs(DATA, "val", CPU)
@@ -76,6 +90,32 @@ def test_a_loss_that_is_no_number_ends_the_trial_and_names_the_epoch():
     vector = {"network": choice("mlp", width=4), "input": "vector"}
     with pytest.raises(TrialError, match="the training loss is nan in epoch 1"):
         train(spec(branches={"v": vector}), data)
+
+
+@pytest.mark.parametrize(("lr", "epoch"), [(30.0, 1), (10.0, 2)])
+def test_a_loss_that_diverges_ends_the_trial_and_names_both_numbers(lr, epoch):
+    given = spec(train={"optimizer": choice("sgd"), "warmup": 0.0, "lr": lr})
+    told = rf"^the training loss is \d+.* in epoch {epoch}, over 10 times the 2\.\d+ before"
+    with pytest.raises(TrialError, match=told) as through:
+        train(given, DATA)
+
+    def fresh():
+        network = build(given, DATA)
+        return Training(network, given, Plan(Prefixes(DATA, CPU), network, given))
+
+    begun, again = fresh(), fresh()
+    assert next(begun.epochs(lambda: True)) is None
+    again.load(begun.state())
+    with pytest.raises(TrialError) as cut:
+        list(again.epochs())
+    assert str(cut.value) == str(through.value)
+
+
+def test_a_loss_that_is_none_in_the_first_batch_may_grow():
+    unknown = dict.fromkeys(("left", "right"), slice(None, 23))  # one row has targets
+    given = spec(train={"batch_size": 4, "lr": 1e-9})
+    _, epochs = train(given, gaps(DATA, unknown=unknown))
+    assert len(epochs) == 2
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

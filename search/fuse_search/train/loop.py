@@ -34,6 +34,9 @@ from .precision import autocast, in_bf16
 from .regularize import StartingPoint, set_drop_path
 from .weightings import WEIGHTINGS
 
+DIVERGED = 10
+"""How many times the loss of its first batch, before any step, a training's loss may become."""
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -84,6 +87,7 @@ class Training:
         self._places = torch.arange(len(self.data.splits["train"]))
         self._per_epoch = len(batches(self._places, spec.train.batch_size))
         self._sums = torch.zeros(1 + 2 * len(spec.tasks), device=self.device)
+        self._first = torch.zeros((), device=self.device)  # the loss before any step
         every = Rows.of_inputs(self.data, "train", self.device).targets(self._places)
         self._counts = self._losses.counts(every)
         self._seconds = 0.0
@@ -94,7 +98,9 @@ class Training:
         Yields None after a step at which `pause` says so.
 
         Raises:
-            TrialError: the loss is no longer a finite number.
+            TrialError: the loss is no longer a finite number; or it diverges: over an epoch, the
+                tasks' losses come to more than `DIVERGED` times what they were before any step,
+                and than `DIVERGED` a task: ours are about one where nothing is known.
         """
         while self.epoch < self.spec.train.epochs:
             begun = time.perf_counter()
@@ -146,7 +152,10 @@ class Training:
             by = None if counts is None else counts * share
             losses = partial(self._by_task, *rows.fetch(part, mix), mix, by)
             self._gradients.add(tail, losses, share)
-        self._add_up(self._gradients.join(), len(batch), counts)
+        found = self._gradients.join()
+        if not step:
+            self._first.copy_(found[1 : 1 + len(self.spec.tasks)].sum())
+        self._add_up(found, len(batch), counts)
         self._start.pull()
         if train.clip:
             nn.utils.clip_grad_norm_(self._parameters, train.clip)
@@ -195,6 +204,11 @@ class Training:
         means = (self._sums / len(self._places)).tolist()
         if not np.isfinite(means[0]):
             raise TrialError(f"the training loss is {means[0]} in epoch {self.epoch + 1}")
+        tasks = len(self.spec.tasks)
+        loss, first = sum(means[1 : 1 + tasks]), self._first.item()
+        if loss > DIVERGED * max(first, tasks):  # a first batch may know few targets, or none
+            grown = f"over {DIVERGED} times the {first:.4g} before its first step: it diverges"
+            raise TrialError(f"the training loss is {loss:.4g} in epoch {self.epoch + 1}, {grown}")
         names = ["loss", *(f"{task}_loss" for task in self.spec.tasks)]
         names += [f"weight_{task}" for task in self.spec.tasks] if self._gradients.adapt else []
         outputs = predict(tail, self.spec, val, self.parts)
@@ -224,6 +238,7 @@ class Training:
             **named("weighting", self._weighting.state_dict()),
             **named("random", self._randoms()),
             "sums": self._sums,
+            "first": self._first,
         }
         about = {
             "epoch": self.epoch,
@@ -260,6 +275,7 @@ class Training:
         self._shuffled_by = random["order"]
         self.plan.chance.set_state(random["augmentation"])
         self._sums.copy_(state.tensors["sums"])
+        self._first.copy_(state.tensors["first"])
         about = state.about
         self.epoch, self.batch = about["epoch"], about["batch"]
         self._seconds = about["seconds"]
