@@ -257,3 +257,36 @@ def test_only_what_belongs_to_the_branches_in_use_is_asked(tmp_path: Path) -> No
         file.with_name("spec.yaml").write_text(to_yaml(spec), encoding="utf-8")
         assert fixed_spec(file.with_name("spec.yaml")) == spec
     assert seen == {"parallel", "trunk", "cascade", "ensemble"}
+
+
+TAPS = """
+study: taps
+data: {source: multidigits}
+tasks: {left: classification}
+branches: {a: {network: conv3x3}, b: {network: mlp}}
+merge:
+  tap:
+    a: [-1, {type: int, low: -2, high: -1}]
+    b: [{type: int, low: -2, high: -1}, {type: int, low: -2, high: -1}, {type: categorical, choices: [-3, -1]}]
+unfreeze: {schedule: {phases: {depths: [{type: int, low: 0, high: 1}, 0]}}}
+"""  # noqa: E501
+
+
+def test_equal_taps_of_domains_are_one_and_equal_depths_stay(tmp_path: Path) -> None:
+    file = tmp_path / "taps.yaml"
+    file.write_text(TAPS, encoding="utf-8")
+    space = read_space(file)
+    found, depths = {"a": set(), "b": set()}, set()
+    for spec, asked in suggestions(space, "random", 1, 60):
+        depths.add(spec.unfreeze.schedule.options["depths"])
+        for name, tap in spec.merge.tap.items():
+            found[name].add(tap)
+            here = [asked[f"merge.tap.{name}.{i}"] for i in range(3) if name == "b" or i == 1]
+            assert tap == tuple(dict.fromkeys([-1, *here] if name == "a" else here))
+        file.with_name("spec.yaml").write_text(to_yaml(spec), encoding="utf-8")
+        assert fixed_spec(file.with_name("spec.yaml")) == spec
+    assert found["a"] == {(-1,), (-1, -2)} and {(-1,), (-2, -1), (-2, -3)} <= found["b"]
+    assert depths == {(0, 0), (1, 0)}
+    for twice in ("merge.tap=[-1, -1]", "merge.tap={a: [-2, -1, -2]}"):
+        with pytest.raises(InputError, match="must not name one twice"):
+            read_space(file, [twice])

@@ -22,6 +22,7 @@ from .written import as_yaml, written
 
 # What says how a merged network is trained: an ensemble depends on none of it.
 TRAINING = ("unfreeze", "losses", "train")
+TAPS = "merge.tap"
 # What may have a value for each branch, by section.
 PER_BRANCH = {
     section: [
@@ -130,7 +131,9 @@ def _value(part: Any, name: str, suggester: Suggester) -> Any:
     if isinstance(part, dict):
         return {key: _value(value, f"{name}.{key}", suggester) for key, value in part.items()}
     if isinstance(part, tuple):
-        return tuple(_value(value, f"{name}.{i}", suggester) for i, value in enumerate(part))
+        found = tuple(_value(value, f"{name}.{i}", suggester) for i, value in enumerate(part))
+        # equal taps that come of domains are one tap
+        return tuple(dict.fromkeys(found)) if name.startswith(TAPS) else found
     if isinstance(part, FloatRange):
         return suggester.suggest_float(name, part.low, part.high, step=part.step, log=part.log)
     if isinstance(part, IntRange):
