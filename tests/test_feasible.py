@@ -69,6 +69,15 @@ def test_what_does_not_fit_is_infeasible_by_a_constant(here, merge, reason):
     assert str(error).startswith(reason)
 
 
+def test_weights_that_are_all_zero_are_infeasible_though_others_of_the_structure_fit(here):
+    def weighed(left, right):
+        return spec(losses={"weights": choice("fixed", left=left, right=right)})
+
+    check(weighed(0.0, 1.0), here, FREE)
+    error = refused(weighed(0.0, 0.0), here)
+    assert (str(error), error.kind, error.amount) == ("every task's weight is 0", "fit", 1.0)
+
+
 def test_wrong_input_is_no_misfit(here):
     wrong = spec(branches={"a": {"network": choice("conv3x3"), "input": "sound"}})
     with pytest.raises(InputError, match="the data has no input 'sound'"):

@@ -51,14 +51,18 @@ def check(
     limit to a step, too, where there is none in `limits`.
 
     Raises:
-        Infeasible: its parts don't fit each other, or it costs more than there is or may be.
+        Infeasible: its parts don't fit each other, it costs more than there is or may be, or every
+            task has the weight 0.
         NoRoomNow: there would be memory enough, if others didn't use it.
         InputError: something that the spec names isn't there.
     """
+    weights = spec.losses.weights
+    if weights.name == "fixed" and not any(weights.options.values()):
+        raise Infeasible("every task's weight is 0", "fit", UNKNOWN)
     tree = written(spec)
     for section, names in COSTLESS.items():
         tree[section] = {name: v for name, v in tree[section].items() if name not in names}
-    adapts = spec.losses.weights.name  # some keep gradients of each task
+    adapts = weights.name  # some keep gradients of each task
     kind = json.dumps([tree, adapts, written(limits), parts, here])
     if kind not in shared.checked:
         shared.checked[kind] = _checked(spec, shared, limits, parts, here)
