@@ -188,14 +188,18 @@ def by_hand(
 ) -> list[float]:
     """Train and return the loss of every step; `frozen_at` gives an epoch's frozen layers.
 
-    Of some layers `rates` are the learning rates as shares, and `pulls` the L2-SP alphas; `kind`
-    makes the optimizer.
+    Of some layers `rates` are the learning rates as shares, and `pulls` the L2-SP alphas, which
+    stand for weight decay; `kind` makes the optimizer.
     """
     rates, pulls = rates or {}, pulls or {}
     started = {layer: [p.detach().clone() for p in layer.parameters()] for layer in pulls}
     optimizer = kind(
         [
-            {"params": [p], "weight_decay": 0.1 if p.ndim > 1 else 0.0, "rate": rates.get(layer, 1)}
+            {
+                "params": [p],
+                "weight_decay": 0.1 if p.ndim > 1 and not pulls.get(layer) else 0.0,
+                "rate": rates.get(layer, 1),
+            }
             for layer in network.children()
             for p in layer.parameters()
         ],

@@ -201,7 +201,7 @@ class Unfreeze(Record):
     lr_factor: Annotated[Positive | dict[str, Positive], PerBranch(Positive)] = 1.0
     """The learning rate of a branch's last stage, in units of `train.lr`."""
     l2_sp: Annotated[NonNegative | dict[str, NonNegative], PerBranch(NonNegative)] = 0.0
-    """Pull of the branches towards their starting weights."""
+    """Pull of the branches towards their starting weights; above 0 it replaces weight decay."""
 
 
 class Losses(Record):
@@ -226,7 +226,8 @@ class Train(Record):
     head_lr: Positive = 1.0
     """The learning rate of the heads, in units of `lr`."""
     weight_decay: NonNegative = 0.01
-    """Decoupled for adamw and lion, L2 for sgd; biases and normalisation layers are spared."""
+    """Decoupled for adamw and lion, L2 for sgd; biases, normalisation layers and branches
+    with `unfreeze.l2_sp` are spared."""
     schedule: Schedule = Choice(name="cosine")
     """cosine (to zero), one_cycle, step, plateau or constant."""
     warmup: Share = 0.05

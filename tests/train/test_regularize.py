@@ -43,7 +43,12 @@ def test_a_strong_pull_keeps_the_branches_where_they_began():
     def moved(l2_sp):
         given = spec(
             unfreeze={"l2_sp": l2_sp},
-            train={"epochs": 4, "lr": 0.05, "optimizer": choice("sgd", momentum=0.0)},
+            train={
+                "epochs": 4,
+                "lr": 0.05,
+                "weight_decay": 0.0,
+                "optimizer": choice("sgd", momentum=0.0),
+            },
         )
         network = build(given, DATA)
         before = snapshot(network.topology.branches)
@@ -54,6 +59,22 @@ def test_a_strong_pull_keeps_the_branches_where_they_began():
     free = moved(0.0)
     assert moved(10.0) < 0.5 * free
     assert moved(1e-12) == pytest.approx(free, rel=1e-4)
+
+
+def test_weight_decay_is_left_to_what_is_not_pulled():
+    given = spec(unfreeze={"depth": 2, "l2_sp": {"a": 0.3, "b": 0.0}}, train={"weight_decay": 0.2})
+    network = build(given, DATA)
+    training = Training(network, given, Plan(Prefixes(DATA, CPU), network, given))
+    decayed = {
+        id(p) for g in training._optimizer.param_groups if g["weight_decay"] for p in g["params"]
+    }
+    a, b = network.branches.values()
+    expected = [*network.topology.fusion.parameters(), *network.heads.parameters()]
+    expected += [p for stage in b.stages[1:] for p in stage.parameters()]
+    assert decayed == {id(p) for p in expected if p.ndim > 1}
+    assert {id(p) for p in training._start.pulled} == {
+        id(p) for stage in a.stages[1:] for p in stage.parameters()
+    }
 
 
 def chances(branch):

@@ -76,8 +76,9 @@ class Training:
         about = (len(spec.tasks), parts == 1)
         self._gradients = Gradients(self._weighting, self._parameters, shared, *about)
         learned = [*self._parameters, *self._weighting.parameters()]
-        self._optimizer = make_optimizer(spec.train, learned, rate_factors(network, spec))
         self._start = StartingPoint(network, spec)
+        factors, pulled = rate_factors(network, spec), self._start.pulled
+        self._optimizer = make_optimizer(spec.train, learned, factors, pulled)
         self._leaving: State | None = None
         """A state that is still being copied while the next step is computed."""
         self._changing, ema = network.changing(spec), spec.train.ema

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,18 +98,21 @@ def make_optimizer(
     train: Train,
     parameters: Sequence[nn.Parameter],
     factors: Mapping[nn.Parameter, float] | None = None,
+    pulled: Collection[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
-    """An optimizer with weight decay on all but vectors (biases, norms).
+    """An optimizer with weight decay on all but vectors (biases, norms) and what is `pulled`.
 
+    `pulled` are the parameters that L2-SP pulls to their start, and not to zero.
     `factors` is the learning rate of each parameter in units of `train.lr`, one where it has none.
     Each group has its own as `factor`.
     A parameter that joins later belongs to it from the start: without a gradient it is passed
     over and has no state, and then it is trained as if it stood alone.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    spared = set(pulled)
     for decays in (True, False):
         for parameter in parameters:
-            if (parameter.ndim > 1) == decays:
+            if (parameter.ndim > 1 and parameter not in spared) == decays:
                 factor = (factors or {}).get(parameter, 1.0)
                 groups.setdefault((factor, decays), []).append(parameter)
     made = [

@@ -13,21 +13,26 @@ from ..spec import TrialSpec, of_branch
 class StartingPoint:
     """L2-SP: a penalty of alpha/2 · |w - w0|² on the branches' trained stages (Li et al. 2018).
 
-    w0 are the weights that the network has now. Fusion and heads start at random and are not
-    pulled; weight decay is beside it and stays as it is.
+    w0 are the weights that the network has now. As in the paper, weight decay is left to what has
+    no such start: fusion, heads, and branches without the penalty.
     """
 
     def __init__(self, network: Merged, spec: TrialSpec) -> None:
-        self._pulled: list[tuple[nn.Parameter, Tensor, float]] = []
+        self._starts: list[tuple[nn.Parameter, Tensor, float]] = []
         for name, branch in network.branches.items():
             alpha = of_branch(spec.unfreeze.l2_sp, name)
             pulled = network.trained(spec, branch.stages) if alpha else []
-            self._pulled += [(p, p.detach().clone(), alpha) for p in pulled]
+            self._starts += [(p, p.detach().clone(), alpha) for p in pulled]
+
+    @property
+    def pulled(self) -> list[nn.Parameter]:
+        """What it pulls."""
+        return [parameter for parameter, _, _ in self._starts]
 
     @torch.no_grad()
     def pull(self) -> None:
         """Add the penalty's gradient to that of each parameter that has one."""
-        for parameter, start, alpha in self._pulled:
+        for parameter, start, alpha in self._starts:
             if parameter.grad is not None:
                 parameter.grad.add_(parameter - start, alpha=alpha)
 
