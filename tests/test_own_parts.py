@@ -266,6 +266,31 @@ def test_losses_sources_readers_and_metrics_of_ones_own(capsys):
     assert said.startswith("space.yaml:3: tasks.sign.loss: ") and "regression" in said
 
 
+SHAPE = "loss log_cosh must give one loss for each entry of the target, shape (2,), found"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "at", "told"),
+    [
+        (".log()", ".log().mean()", "@fits", f"{SHAPE} ()"),
+        (".log()", ".log()[:, None]", "@fits", f"{SHAPE} (2, 1)"),
+        (".log()", ".logs()", ".logs()", "AttributeError: 'Tensor' object has no attribute 'logs'"),
+        ("float((predicted - true).mean())", "'low'", "def bias", "metric bias must give a number"),
+        ("- true)", "- truth)", "truth", "NameError: name 'truth' is not defined"),
+    ],
+)
+def test_a_loss_or_a_metric_that_gives_no_numbers_is_told_with_its_line(capsys, old, new, at, told):
+    """Before anything is trained: a loss of the wrong shape would be trained on all the same."""
+    assert EVERY.count(old) == 1
+    source = EVERY.replace(old, new)
+    Path("mine.py").write_text(source)
+    Path("space.yaml").write_text(WAVES)
+    (said,) = checked(capsys).splitlines()
+    line = next(i for i, text in enumerate(source.splitlines(), start=1) if at in text)
+    assert said.startswith(f"{Path('mine.py').resolve()}:{line}: {told}")
+    assert said.endswith(" (space.yaml:3: tasks.sine)")
+
+
 def install(folder: Path, version: str, source: str) -> None:
     """What pip would write for a distribution with a plugin."""
     about = folder / "lab_nets-1.dist-info"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 import traceback
@@ -66,6 +67,15 @@ def place_of(error: BaseException) -> str:
     """`file:line: ` of the innermost line of a plugin that raised it; empty where none did."""
     passed = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
     return next((f"{file}:{line}: " for file, line in reversed(passed) if file in SOURCES), "")
+
+
+def source_of(made: Any) -> str:
+    """`file:line: ` where a plugin has this class or function; empty where it is none of one."""
+    try:
+        file, line = inspect.getsourcefile(made), inspect.getsourcelines(made)[1]
+    except (OSError, TypeError):  # it was made in no file
+        return ""
+    return f"{file}:{line}: " if file in SOURCES else ""
 
 
 def told(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .corners import Name, corners, fewest, most_and_fewest
+from .data import Data
 from .data.augment import fits
 from .data.batches import fetch
 from .data.notes import notes
@@ -21,9 +22,12 @@ from .feasible import PARTS, NoRoomNow, check
 from .identity import checkpoint_contents
 from .nets.branch import Branch
 from .nets.checkpoints import Report
+from .nets.tasks import TASKS
 from .shared import Shared, open_shared
 from .space import Categorical, Space
 from .spec import Limits, Merge, TrialSpec, of_branch
+from .train.losses import TaskLoss
+from .train.metrics import evaluate
 from .train.planner import Place
 from .version import SOURCES
 
@@ -121,6 +125,8 @@ def preflight(
         if isinstance(error, InputError):  # it may list rows
             lines += str(error).splitlines()[1:]
         raise InputError("\n".join(lines)) from None
+    if SOURCES:  # ours are tested
+        _try_tasks(space, some, shared.data)
     whole = some.model_copy(update={"merge": Merge(use=tuple(some.branches))})
     branches = _branches(space, whole, shared)
     tried = Tried()
@@ -134,6 +140,28 @@ def preflight(
     loaded = {name: branch.loaded for name, branch in branches.items()}
     read = frozenset(branch.input for branch in whole.branches.values())
     return Preflight(shared, stages, tried, checkpoint_contents(whole), loaded, read)
+
+
+def _try_tasks(space: Space, spec: TrialSpec, data: Data) -> None:
+    """Raise InputError where a task's loss of two rows, or a metric of validation, is none."""
+    train, problems = data.splits["train"], []
+    for task, about in spec.tasks.items():
+        target, kind = data.targets[task], TASKS[about.type]
+        known, alone = train[target.known[train]], spec.model_copy(update={"tasks": {task: about}})
+        true = target.values[data.splits["val"]].cpu().numpy()
+        try:
+            with torch.no_grad():
+                output = kind.head(1, target, known)(torch.zeros(2, 1))
+                loss = TaskLoss(about, target, train, output.device)
+                loss.of_rows(output, target.values[known[:2]], 0.0)
+            same = output[:1].expand(len(true), *output.shape[1:])
+            evaluate(alone, {task: kind.predicted(same).numpy()}, {task: true})
+        except Exception as error:
+            if not isinstance(error, FAULTS) and not place_of(error):
+                raise
+            problems.append(_located(space, ("tasks", task), told(error)))
+    if problems:
+        raise InputError("\n".join(problems))
 
 
 def _branches(space: Space, spec: TrialSpec, shared: Shared) -> dict[str, Branch]:

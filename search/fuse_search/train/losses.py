@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ..data import Data, Target
 from ..data.record import known
+from ..errors import TrialError, source_of
 from ..nets.tasks import TASKS
 from ..spec import NonNegative, Positive, TaskSpec, TrialSpec
 
@@ -112,12 +113,21 @@ class TaskLoss:
         return self._weights[target[there]].sum()
 
     def _each(self, output: Tensor, target: Tensor, smoothing: float) -> Tensor:
+        """The loss of every entry of the target. Raises TrialError where a plugin's is none."""
         if self._loss.name == "default":
             return self._type.loss(output, target, self._scale, smoothing)
         loss, unit = LOSSES[self._loss.name], self._scale**0.5
         if not self._type.discrete:
             output, target = output.float() / unit, target / unit
-        return loss(output, target, **self._loss.options)
+        each = loss(output, target, **self._loss.options)
+        found = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
+        if found != tuple(target.shape):  # another shape may fit what it is multiplied with
+            rule = "must give one loss for each entry of the target"
+            raise TrialError(
+                f"{source_of(loss)}loss {self._loss.name} {rule}, shape {tuple(target.shape)}, "
+                f"found {found}"
+            )
+        return each
 
 
 class TaskLosses:

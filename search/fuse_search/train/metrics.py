@@ -16,6 +16,7 @@ from sklearn import config_context, metrics
 
 from ..data import Target
 from ..data.record import PADDING
+from ..errors import TrialError, source_of
 from ..spec import TrialSpec
 
 
@@ -98,7 +99,10 @@ METRICS: Mapping[str, Mapping[str, Callable[[np.ndarray, np.ndarray], float]]] =
 def evaluate(
     spec: TrialSpec, predicted: dict[str, np.ndarray], true: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """Every metric of each task as `<task>_<metric>`, and the tasks' mean as `mean_<metric>`."""
+    """Every metric of each task as `<task>_<metric>`, and the tasks' mean as `mean_<metric>`.
+
+    Raises TrialError where one gives no number.
+    """
     found: dict[str, float] = {}
     over: dict[str, list[float]] = {}
     with config_context(assume_finite=True, skip_parameter_validation=True):  # half of the time
@@ -106,6 +110,11 @@ def evaluate(
             known = Target(torch.from_numpy(true[task]), None).known.numpy()
             rows = predicted[task][known], true[task][known]
             for name, metric in METRICS[about.type].items():
-                found[f"{task}_{name}"] = value = metric(*rows)
+                value = metric(*rows)
+                try:
+                    found[f"{task}_{name}"] = value = float(value)
+                except (TypeError, ValueError):
+                    rule = f"metric {name} must give a number, found {value!r:.60}"
+                    raise TrialError(f"{source_of(metric)}{rule}") from None
                 over.setdefault(f"mean_{name}", []).append(value)
     return found | {name: float(np.mean(values)) for name, values in over.items()}
