@@ -162,6 +162,32 @@ def test_a_mistake_in_a_plugin_is_told_with_its_line_and_where_it_is_used(capsys
     assert said.endswith(f" (space.yaml:{where}: branches.{branch})")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            ".relu().mean((2, 3)))\n",
+            ".relu())\n",
+            "Residual can't read inputs of shape (2, 1, 16, 16): mat1 and mat2 shapes cannot be",
+        ),
+        (
+            "return self.last((x + self.second(x)).relu().mean((2, 3)))",
+            "return self.second(x), x",
+            "the output of Residual isn't one tensor: write it as",
+        ),
+    ],
+)
+def test_a_traced_network_that_cannot_run_is_told_with_its_line(capsys, old, new, told):
+    """No line of it runs then: it is that of the class."""
+    source = ADAPTIVE + TRACED
+    assert source.count(old) == 1
+    Path("mine.py").write_text(source.replace(old, new))
+    (said,) = checked(capsys).splitlines()
+    line = source.splitlines().index("class Residual(nn.Module):") + 1
+    assert said.startswith(f"{Path('mine.py').resolve()}:{line}: {told}")
+    assert said.endswith(" (space.yaml:6: branches.b)")
+
+
 def test_a_mistake_that_training_comes_to_fails_the_trial_and_names_its_line(tmp_path):
     source = (ADAPTIVE + TRACED).replace("        return x\n", "        return x / self.one()\n")
     source += "\n\ndef one(self):\n    return 1 / (not self.training)\n\n\nThink.one = one\n"

@@ -6,6 +6,8 @@ import json
 import os
 import sys
 from contextlib import redirect_stdout
+from functools import partial
+from inspect import signature
 from io import StringIO
 from pathlib import Path
 
@@ -14,8 +16,9 @@ import torch
 
 from fuse_search import InputError, launch, run
 from fuse_search.logged import describe
-from fuse_search.plugins import use
+from fuse_search.plugins import registry_of, use
 from fuse_search.space import catalogue, json_schema
+from fuse_search.space.signature import GIVEN
 from fuse_search.trial import digest
 from fuse_search.version import PLUGINS
 from small_space import command
@@ -150,6 +153,14 @@ NETWORKS = {"mine": mine}
 @pytest.mark.parametrize(
     ("old", "new", "line", "rule"),
     [
+        (
+            "*, width: Width = 8",
+            "width: Width",
+            10,
+            "must take (widths), and options as keywords only (behind a *), found "
+            "(self, widths, width)",
+        ),
+        ("widths: list[int], *,", "*,", 10, "Product.__init__: must take (widths), and options"),
         ("width: Width = 8", "width=8", 10, "Product.__init__: the option 'width' needs a type"),
         ("width: Width = 8", "width: Width = 0", 10, "doesn't fit its type, found 0"),
         ("width: Width", "width: nn.Module", 10, "the type of the option 'width' is none that"),
@@ -178,6 +189,67 @@ def test_what_is_wrong_is_told_with_its_line(file, capsys, old, new, line, rule)
     assert catalogue.entries("fusions") == before and not PLUGINS
 
 
+@pytest.mark.parametrize(
+    ("registry", "parameters", "given"),
+    [
+        ("LOSSES", "outputs", "output, target"),
+        ("OPTIMIZERS", "groups", "groups, lr"),
+        ("NETWORKS", "shape, width", "shape"),
+        ("REGRESSION", "a, b, c", "predicted, true"),
+        ("READERS", "column", ""),
+        ("SCHEDULES", "", "now"),
+    ],
+)
+def test_an_entry_must_take_what_its_registry_gives(file, registry, parameters, given):
+    file.write_text(f"def made({parameters}):\n    pass\n\n\n{registry} = {{'made': made}}\n")
+    rule = f"must take ({given}), and options as keywords only (behind a *), found ({parameters})"
+    with pytest.raises(InputError) as refused:
+        use([file])
+    assert str(refused.value) == f"{file}:1: made: {rule}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            "self.out_features = width",
+            "self.width = width",
+            "fusion product must say in `out_features` how many numbers it gives, found None",
+        ),
+        (
+            "self.out_features = width",
+            "self.out_features = 3",
+            "Product must give a tensor [..., out_features], here (2, 3), found (2, 2)",
+        ),
+        (
+            "return torch.stack(projected).prod(0)",
+            "return projected",
+            "Product must give a tensor [..., out_features], here (2, 2), found list",
+        ),
+    ],
+)
+def test_a_fusion_that_gives_something_else_than_it_says_is_told(file, capsys, old, new, told):
+    assert PLUGIN.count(old) == 1
+    file.write_text(PLUGIN.replace(old, new))
+    Path("space.yaml").write_text(SPACE)
+    options = ("--space", "space.yaml", "--plugin", "mine.py")
+    said = command(capsys, "check", *options, code=2).err.splitlines()[0]
+    assert said.startswith(f"{file}:7: {told} (space.yaml:7: merge.topology)")
+
+
+def test_entries_of_ours_take_what_their_registries_give():
+    for registry, (_, variable) in catalogue.REGISTRIES.items():
+        for name, made in registry_of(registry).items() if registry != "weights" else ():
+            made = partial(made, "name") if name == "torchvision" else made
+            required = [
+                each
+                for each in signature(made).parameters.values()
+                if each.kind is each.POSITIONAL_OR_KEYWORD and each.default is each.empty
+            ]
+            assert len(required) <= len(GIVEN[registry]), (variable, name)
+            signature(made).bind_partial(*GIVEN[registry])
+
+
 def test_our_own_registry_is_none_of_a_plugins(file):
     file.write_text("from fuse_search.nets.networks import NETWORKS\n")
     with pytest.raises(
@@ -189,8 +261,8 @@ def test_our_own_registry_is_none_of_a_plugins(file):
 def test_one_name_in_two_registries_is_refused(file):
     """Their options would be one parameter in Optuna; those of metrics are none."""
     made = "\n\ndef warm(now, *, width: Width = 3):\n    return 1.0\n\n\n"
-    file.write_text(PLUGIN + made + 'SCHEDULES = {"warm": warm}\nOPTIMIZERS = {"warm": warm}\n')
-    with pytest.raises(InputError, match=r"mine.py:27: .* 'warm' in optimizers already"):
+    file.write_text(PLUGIN + made + 'SCHEDULES = {"warm": warm}\nWEIGHTINGS = {"warm": warm}\n')
+    with pytest.raises(InputError, match=r"mine.py:27: .* 'warm' in weightings already"):
         use([file])
     metric = "\n\ndef worst(true, predicted):\n    return 0.0\n\n\n"
     file.write_text(PLUGIN + metric + 'ORDINAL = {"worst": worst}\nREGRESSION = {"worst": worst}\n')

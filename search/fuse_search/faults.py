@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .errors import Infeasible, TrialError, masked, place_of
+from .errors import Infeasible, InputError, TrialError, masked, place_of
 from .tracker import Run
 
 LACKING = (
@@ -40,7 +40,7 @@ class Fault:
         text = masked((str(error).splitlines() or [""])[0])
         if isinstance(error, Infeasible):
             return cls(text, kind=error.kind, amount=error.amount)
-        if isinstance(error, TrialError):
+        if isinstance(error, TrialError | InputError):
             return cls(text)
         if lacking_memory(error):
             return cls(f"out of memory: {text}", kind=MEMORY, amount=UNKNOWN)

@@ -242,7 +242,8 @@ def _add(plugin: Plugin) -> None:
             place = f"{plugin.file}:{_line(plugin.file, variable, name)}: {variable}"
             _check_name(name, registry, place)
             of = _network if registry == "networks" else entry_of
-            catalogue.ADDED.setdefault(registry, {})[name] = of(made, f"{place}: {name}")
+            entry = of(made, f"{place}: {name}", registry)
+            catalogue.ADDED.setdefault(registry, {})[name] = entry
             ours[name] = made
             _registered.append((ours, name))
 
@@ -280,16 +281,16 @@ def _line(file: Path, variable: str, name: Any = None) -> int:
     return 1
 
 
-def _network(made: Any, place: str) -> Entry:
+def _network(made: Any, place: str, registry: str) -> Entry:
     """What the catalogue says of a network, which may bring more than what builds it."""
     from .nets import Network  # by now the plugin's networks have brought torch
 
     if not isinstance(made, Network):
-        return entry_of(made, place)
+        return entry_of(made, place, registry)
     for name in made.weights:
         if name in ("none", "solo") or not NAME.fullmatch(name) or name.endswith(CHECKPOINTS):
             raise InputError(f"{place}: weights can't be called {name!r}")
     mean, std = ((len(each) if each else 0) for each in (made.mean, made.std))
     if mean != std:
         raise InputError(f"{place}: mean and std must have the same length, found {mean} and {std}")
-    return replace(entry_of(made.build, place), weights=tuple(made.weights))
+    return replace(entry_of(made.build, place, registry), weights=tuple(made.weights))

@@ -14,7 +14,7 @@ from math import log
 import torch
 from torch import Tensor, fx, nn
 
-from ..errors import InputError, place_of
+from ..errors import InputError, place_of, source_of
 from .flops import flop_counter
 from .graph import features, rank, reads_mode, weights
 from .own import ADVICE, Own, check_value
@@ -58,7 +58,7 @@ def trace(
     or the network's output isn't one tensor.
     """
     with features(network, classifier, stages) as graph:
-        return _measure(graph, example, type(network).__name__, checked=stages is not None)
+        return _measure(graph, example, type(network), checked=stages is not None)
 
 
 def _switches(traced: fx.GraphModule, node: fx.Node) -> bool:
@@ -74,9 +74,10 @@ def _masked(traced: fx.GraphModule, node: fx.Node | None) -> bool:
 
 
 def _measure(
-    traced: fx.GraphModule, example: Tensor, name: str, checked: bool = False
+    traced: fx.GraphModule, example: Tensor, of: type[nn.Module], checked: bool = False
 ) -> list[Step]:
-    """Run the graph once, operation by operation; what each gives is `checked`."""
+    """Run the graph of a network once, operation by operation; what each gives is `checked`."""
+    name = of.__name__
     run = fx.Interpreter(traced, garbage_collect_values=False)
     run.args_iter = iter([example])
     steps = []
@@ -88,7 +89,7 @@ def _measure(
                 run.env[node] = run.run_node(node)
             except Exception as error:  # of the network's own code, such as an image too small
                 text = f"{name} can't read inputs of shape {tuple(example.shape)}: {error}"
-                raise InputError(f"{place_of(error)}{text}") from error
+                raise InputError(f"{place_of(error) or source_of(of)}{text}") from error
             if checked and node.op == "call_module":
                 check_value(run.env[node], len(example), f"stage {node.target} of {name}")
             if node.op == "get_attr" and isinstance(run.env[node], Tensor):
@@ -116,7 +117,7 @@ def _measure(
         if step.value and run.env[step.value]._version != version:
             step.value = None
     if not steps or steps[-1].value is None:
-        raise InputError(f"the output of {name} isn't one tensor: {ADVICE}")
+        raise InputError(f"{source_of(of)}the output of {name} isn't one tensor: {ADVICE}")
     _lay_out(steps, traced, example)
     return steps
 

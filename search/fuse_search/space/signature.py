@@ -13,12 +13,34 @@ from ..errors import InputError
 from .catalogue import REQUIRED, Entry, Option
 from .fit import unpack
 
+GIVEN = {
+    "sources": ("image_size", "seed"),
+    "readers": (),
+    "targets": ("cells", "task"),
+    "networks": ("shape",),
+    "topologies": ("branches", "branch_dropout"),
+    "fusions": ("widths",),
+    "unfreezings": ("depth", "losses"),
+    "weightings": ("discrete",),
+    "losses": ("output", "target"),
+    "optimizers": ("groups", "lr"),
+    "schedules": ("now",),
+    "policies": (),
+    "classification": ("predicted", "true"),
+    "multilabel": ("predicted", "true"),
+    "regression": ("predicted", "true"),
+    "ordinal": ("predicted", "true"),
+    "samplers": ("seed",),
+    "pruners": ("epochs",),
+}
+"""By registry, what its entries are called with beside options."""
 
-def entry_of(made: Any, place: str) -> Entry:
-    """What the catalogue says of a class or function.
 
-    Raises InputError with `place`, or that of the code: it is neither, or an option has no type
-    that a space can hold.
+def entry_of(made: Any, place: str, registry: str) -> Entry:
+    """What the catalogue says of a class or function in this registry.
+
+    Raises InputError with `place`, or that of the code: it is neither, it can't be called as that
+    registry's entries are, or an option has no type that a space can hold.
     """
     if not inspect.isclass(made) and not inspect.isfunction(made):
         found = repr(made).partition("\n")[0]
@@ -27,6 +49,7 @@ def entry_of(made: Any, place: str) -> Entry:
     function = _maker(made) if inspect.isclass(made) else made
     if function is None:
         return Entry(summary, {})
+    _refuse_misfit(function, inspect.isclass(made), GIVEN[registry])
     options, free = {}, None
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
@@ -44,9 +67,28 @@ def _maker(made: type) -> FunctionType | None:
     return found if inspect.isfunction(found) and not library else None
 
 
-def _option(function: Callable[..., Any], parameter: inspect.Parameter) -> Option:
+def _refuse_misfit(function: FunctionType, of_class: bool, given: tuple[str, ...]) -> None:
+    """Raise InputError unless a function can be called with what is `given`, and options."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind_partial(*[None] * of_class, *given)
+        own = list(signature.parameters.values())[of_class + len(given) :]
+        fits = not any(p.default is p.empty for p in own if p.kind is p.POSITIONAL_OR_KEYWORD)
+    except TypeError:
+        fits = False
+    if not fits:
+        rule = f"must take ({', '.join(given)}), and options as keywords only (behind a *)"
+        shown = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        raise InputError(f"{_place(function)}: {rule}, found {inspect.Signature(shown)}")
+
+
+def _place(function: Callable[..., Any]) -> str:
     code = inspect.unwrap(function).__code__
-    place = f"{code.co_filename}:{code.co_firstlineno}: {function.__qualname__}"
+    return f"{code.co_filename}:{code.co_firstlineno}: {function.__qualname__}"
+
+
+def _option(function: Callable[..., Any], parameter: inspect.Parameter) -> Option:
+    place = _place(function)
     annotation = parameter.annotation
     if annotation is parameter.empty:
         raise InputError(f"{place}: the option {parameter.name!r} needs a type")

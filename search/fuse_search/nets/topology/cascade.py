@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...spec import BranchNames, Fusion, Whole, in_order
 from ..branch import ABSENT, Branch, Stream
 from ..shapes import Form, Match
-from .joined import Joined, Readers, StandIn, flat, given, make_fusion
+from .joined import Joined, Readers, StandIn, flat, fuse, given, make_fusion
 
 
 class Cascade(nn.Module):
@@ -75,4 +75,4 @@ class Cascade(nn.Module):
                     goes_on = self.stand_in(goes_on, absent)
                 enters = {0: link(goes_on)}
         own = {name: each[-1] for name, each in taps.items()}
-        return Joined(self.fusion(flat(taps)) if self.fusion else own[self.names[-1]], own)
+        return Joined(fuse(self.fusion, flat(taps)) if self.fusion else own[self.names[-1]], own)

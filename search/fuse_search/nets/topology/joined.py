@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data.room import need_ram
-from ...errors import InputError, TrialError
+from ...errors import InputError, TrialError, source_of
 from ...spec import Choice
 from ..branch import ABSENT, Branch, Stream
 from ..fusions import FUSIONS
@@ -193,17 +193,36 @@ def given(values: Mapping[Stream, Tensor], name: str) -> dict[int, Tensor]:
 def make_fusion(fusion: Choice | str, widths: Mapping[str, list[int]]) -> nn.Module:
     """The fusion of branches' taps of these widths.
 
-    Raises TrialError where its weights don't fit into memory.
+    Raises TrialError where its weights don't fit into memory, InputError where it doesn't say how
+    many numbers it gives.
     """
     choice = fusion if isinstance(fusion, Choice) else Choice(name=fusion)
     build = partial(FUSIONS[choice.name], flat(widths), **choice.options)
-    if torch.empty(0).is_meta:  # and so takes none
-        return build()
-    try:
-        need_ram(_nbytes(build), f"the weights of fusion {choice.name}")
-    except InputError as error:
-        raise TrialError(str(error)) from None
-    return build()
+    if not torch.empty(0).is_meta:  # and so takes none
+        try:
+            need_ram(_nbytes(build), f"the weights of fusion {choice.name}")
+        except InputError as error:
+            raise TrialError(str(error)) from None
+    made = build()
+    width = getattr(made, "out_features", None)
+    if not isinstance(width, int):
+        rule = f"fusion {choice.name} must say in `out_features` how many numbers it gives"
+        raise InputError(f"{source_of(FUSIONS[choice.name])}{rule}, found {width!r:.60}")
+    return made
+
+
+def fuse(fusion: nn.Module, taps: list[Tensor]) -> Tensor:
+    """What a fusion makes of taps [..., width_i]: [..., out_features].
+
+    Raises InputError where it isn't.
+    """
+    fused = fusion(taps)
+    shape = (*taps[0].shape[:-1], fusion.out_features)
+    found = tuple(fused.shape) if isinstance(fused, Tensor) else type(fused).__name__
+    if found != shape:
+        rule = f"{type(fusion).__name__} must give a tensor [..., out_features], here {shape}"
+        raise InputError(f"{source_of(type(fusion))}{rule}, found {found}")
+    return fused
 
 
 def _nbytes(build: Callable[[], nn.Module]) -> int:

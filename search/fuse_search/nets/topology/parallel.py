@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...spec import Fusion
 from ..branch import Branch, Stream
-from .joined import BranchDropout, Joined, Readers, flat, for_maps, make_fusion, mean
+from .joined import BranchDropout, Joined, Readers, flat, for_maps, fuse, make_fusion, mean
 
 
 class Parallel(nn.Module):
@@ -46,7 +46,7 @@ class Parallel(nn.Module):
 
     def forward(self, values: Mapping[Stream, Tensor]) -> Joined:
         taps = self.readers(values)
-        fused = self.fusion(flat(self.drop(taps)))
+        fused = fuse(self.fusion, flat(self.drop(taps)))
         return Joined(mean(fused), self.readers.own(taps))
 
 

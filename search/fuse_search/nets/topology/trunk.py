@@ -10,7 +10,7 @@ from ...errors import TrialError
 from ...spec import BranchNames, Count, Fusion, in_order
 from ..branch import Branch, Stream
 from ..shapes import Form, width_of
-from .joined import BranchDropout, Joined, Readers, flat, make_fusion
+from .joined import BranchDropout, Joined, Readers, flat, fuse, make_fusion
 
 
 class Trunk(nn.Module):
@@ -55,7 +55,7 @@ class Trunk(nn.Module):
 
     def forward(self, values: Mapping[Stream, Tensor]) -> Joined:
         taps = self.readers(values)
-        fused = self.fit(self.fusion(flat(self.drop(taps))))
+        fused = self.fit(fuse(self.fusion, flat(self.drop(taps))))
         trunk = self.branches[0]
         entered = self.form.off_grid(fused, taps[self.names[0]][0])
         value = trunk.between(entered, self.entry, len(trunk.stages))
