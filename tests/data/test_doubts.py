@@ -87,7 +87,7 @@ def test_a_column_of_another_kind_is_told_once(here: Path) -> None:
     (said,) = refused(here, table(["happy", "sad"] * 4, photo="no.png"), on_error="skip")
     assert "8 of 8 rows can't be read as image, such as rows.csv:2: no.png: there is no" in said
     assert said.endswith(f"; paths are relative to {here.resolve()}")
-    inputs = {"photo": choice("text"), "weight": choice("text"), "mood": choice("category")}
+    inputs = {"photo": choice("text"), "weight": choice("text")}
     assert notes(read(here, text, inputs=inputs)) == [
         "photo is read as text, but its cells look like image",
         "weight is read as text, but its cells look like number",

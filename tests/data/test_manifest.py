@@ -234,6 +234,25 @@ def test_a_column_that_is_not_there(here: Path, options: dict[str, Any], message
     assert refused(here, **options) == [f"data.source.manifest.{message}"]
 
 
+@pytest.mark.parametrize(
+    ("column", "options", "key"),
+    [
+        ("mood", {}, "tasks.mood"),
+        ("age", {"targets": {"age": choice("number")}}, "data.source.manifest.targets.age"),
+        ("fold", {}, "data.source.manifest.split"),
+        ("words", {"group": "words"}, "data.source.manifest.group"),
+    ],
+)
+def test_no_input_is_what_is_to_be_told(
+    here: Path, column: str, options: dict[str, Any], key: str
+) -> None:
+    inputs = {"photo": choice("image"), "seen": choice("category", column=column)}
+    assert refused(here, inputs=inputs, **options) == [
+        f"data.source.manifest.inputs.seen: the column {column!r} is read by {key}, "
+        "and can't be an input too"
+    ]
+
+
 def test_a_task_without_a_column(here: Path) -> None:
     tasks = {"moods": TaskSpec(type="classification")}
     hint = "did you mean 'mood'?"

@@ -60,7 +60,7 @@ def manifest(
     readings = _readings(layout, image_size, wanted)
     used = {column for each in readings.values() for column in each.columns}
     try:
-        table = read_table(file, used | _used(layout, wanted) if readings else None)
+        table = read_table(file, used | {*_used(layout, wanted)} if readings else None)
     except InputError as error:
         raise InputError(f"{key}.path: {error}") from None
     return rows_of(table, folder, layout, image_size, seed, wanted)
@@ -106,7 +106,8 @@ def rows_of(
     targets = _targets(table, layout, wanted, bad)
     readings = _readings(layout, image_size, wanted)
     if not readings:
-        raise InputError(f"{layout.key}: {proposal(table, _used(layout, wanted))}")
+        raise InputError(f"{layout.key}: {proposal(table, {*_used(layout, wanted)})}")
+    _refuse_leaks(readings, _used(layout, wanted), layout.key)
     cells = {
         name: Rows([table.column(c, f"{layout.key}.inputs.{name}") for c in each.columns])
         for name, each in readings.items()
@@ -155,8 +156,7 @@ def _targets(table: Table, layout: Layout, wanted: Wanted, bad: Bad) -> dict[str
     """By task; what is wrong with their cells goes to `bad`."""
     found = {}
     for task, choice in _choices(layout, wanted).items():
-        key = f"{layout.key}.targets.{task}" if task in (layout.targets or ()) else f"tasks.{task}"
-        column = _column(task, choice)
+        key, column = _key(task, layout), _column(task, choice)
         cells = table.column(column, key)
         found[task], faults = make_target(choice, cells, wanted.tasks[task], key)
         refuse_most(table, key, choice.name, faults, [cells])
@@ -172,10 +172,25 @@ def _column(task: str, choice: Choice) -> str:
     return choice.options.get("column") or task
 
 
-def _used(layout: Layout, wanted: Wanted) -> set[str]:
-    """The columns that are something else than inputs."""
-    columns = {_column(task, choice) for task, choice in _choices(layout, wanted).items()}
-    return columns | {column for column in (layout.split, layout.group) if column}
+def _key(task: str, layout: Layout) -> str:
+    """Where the space says what the task's target is."""
+    return f"{layout.key}.targets.{task}" if task in (layout.targets or ()) else f"tasks.{task}"
+
+
+def _used(layout: Layout, wanted: Wanted) -> dict[str, str]:
+    """The columns that are something else than inputs, and where the space says so."""
+    found = {_column(task, of): _key(task, layout) for task, of in _choices(layout, wanted).items()}
+    others = {layout.split: f"{layout.key}.split", layout.group: f"{layout.key}.group"}
+    return {column: key for column, key in others.items() if column} | found
+
+
+def _refuse_leaks(readings: Mapping[str, Reading], used: Mapping[str, str], key: str) -> None:
+    """Raise InputError where an input is what a network is to tell, or says what rows are for."""
+    for name, each in readings.items():
+        for column in each.columns:
+            if column in used:
+                rule = f"the column {column!r} is read by {used[column]}, and can't be an input too"
+                raise InputError(f"{key}.inputs.{name}: {rule}")
 
 
 def _splits(
