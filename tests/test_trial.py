@@ -72,7 +72,7 @@ def test_a_frozen_random_branch_is_the_same_in_every_trial_of_a_seed(counted):
 
 
 def test_stages_that_a_stall_may_reach_are_the_trials_own(counted):
-    train = {"epochs": 4, "lr": 0.3, "clip": None, "schedule": choice("constant")}
+    train = {"epochs": 4, "lr": 0.1, "clip": None, "schedule": choice("constant")}
     given = spec(unfreeze={"schedule": choice("stalled")}, train=train)
     before = snapshot(counted.untrained(given, "a"))
     trial, epochs = finish(given, counted)
