@@ -61,6 +61,7 @@ class Attempt:
 
     def leave(self) -> None:
         """Leave it to whoever goes on, who must find its last writes done."""
+        self.checkpoints.left()
         if self.run:
             self.run.describe({}, {"state": "preempted"})
             self.run.end("KILLED", self._release)

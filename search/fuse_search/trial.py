@@ -42,7 +42,9 @@ from .train.plan import Plan
 from .train.planner import Decision
 from .version import made_by
 
-EVERY = 300.0  # seconds of an epoch after which it is saved in its middle
+EVERY = 300.0
+"""Seconds of an epoch after which it is saved in its middle; a tenth of that at first for each
+process before that came to no further checkpoint, or kills that come sooner would undo it all."""
 DEATHS = 5
 """After so many processes that came to no further checkpoint, a training is at fault itself."""
 
@@ -141,7 +143,8 @@ class Trial:
 
         saved, writing, stop = time.monotonic(), Future[None](), self.shared.stop
         writing.set_result(None)
-        going_on = training.epochs(lambda: stop() or time.monotonic() - saved > EVERY)
+        every = EVERY / 10**deaths
+        going_on = training.epochs(lambda: stop() or time.monotonic() - saved > every)
         while training.epoch < self.spec.train.epochs:
             if not training.batch:
                 checkpoints.begin()
@@ -150,7 +153,7 @@ class Trial:
             except Preempted:  # before the first step
                 wait([save()])
                 raise
-            saved, writing = time.monotonic(), save()
+            saved, writing, every = time.monotonic(), save(), min(EVERY, 2 * every)
             if epoch is not None:
                 self._outputs = epoch.outputs
                 yield replace(epoch, saved=writing)
@@ -236,7 +239,8 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
         lease.end()
     except LeaseLost:  # to another worker, which has it now or is done
         return trained(spec, shared)
-    except (Preempted, StoreUnreachable):
+    except (Preempted, KeyboardInterrupt, SystemExit, StoreUnreachable):
+        checkpoints.left()
         raise
     except Exception:  # its own fault, which whoever comes next shall meet anew
         checkpoints.clear()

@@ -3,11 +3,15 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from fuse_search import trial as module
 from fuse_search.alone import pretraining
 from fuse_search.errors import Preempted, TrialError
 from fuse_search.nets.merged import Merged, build
@@ -396,6 +400,54 @@ def test_a_trial_that_kills_whoever_trains_it_ends_as_its_own_fault(tmp_path):
     assert next(epochs).number == 0
     with pytest.raises(TrialError, match="5 processes died of its epoch 2"):
         next(epochs)
+
+
+class Killed(BaseException):
+    """Nothing is done after it."""
+
+
+def train_for(steps: int, trial: Trial, folder: Path, fence: int, monkeypatch):
+    """All epochs by a process that doesn't live longer than so many steps, of 10 seconds each."""
+    step, left, clock = Training._step, iter(range(steps)), count(0, 10)
+
+    def mortal(*args):
+        if next(left, None) is None:
+            raise Killed
+        step(*args)
+
+    checkpoints = Checkpoints(folder, fence)
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_step", mortal)
+        patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        try:
+            return list(trial.epochs(checkpoints))
+        finally:
+            checkpoints.load()  # what is being written is written
+
+
+def test_a_training_that_gets_on_between_kills_is_never_at_fault(tmp_path, monkeypatch):
+    given, here = spec(train={"batch_size": 2}), shared(DATA, tmp_path)
+    reference = plain(Trial(given, here).epochs())
+    for fence in count(1):
+        with suppress(Killed):
+            epochs = train_for(3, Trial(given, here), tmp_path / "trial", fence, monkeypatch)
+            break
+    assert plain(iter(epochs)) == reference
+    assert fence > 10
+
+
+def test_who_was_interrupted_did_not_die_of_the_training(tmp_path, monkeypatch):
+    given = spec(branches={"a": {"network": choice("conv3x3", width=8), "weights": choice("solo")}})
+    alone, here = pretraining(given, "a"), shared(DATA, tmp_path)
+    for _ in range(6):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Training, "_step", interrupt)
+            trained(alone, here)
+    assert len(trained(alone, here)[1]) == alone.train.epochs
+
+
+def interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_what_kills_processes_after_the_last_epoch_is_no_fault_of_the_training(tmp_path):

@@ -75,18 +75,26 @@ class Checkpoints:
         return None
 
     def start(self, since: int) -> int:
-        """Note that this process trains from here on, and count those that did before it.
+        """Note that this process trains from here on, and count those that did and died of it.
 
         Of all that took the training over; `since` is the fence of the first one that counts.
         """
-        file, earlier = self.folder / "starts", set[int]()
+        earlier = set[int]()
         self.open()
         with suppress(OSError, ValueError):
-            if file.exists():
-                earlier = {int(fence) for fence in file.read_text("ascii").split()}
-            with file.open("a", encoding="ascii") as opened:
-                opened.write(f"{self.fence}\n")
-        return sum(since <= fence < self.fence for fence in earlier)
+            if self._starts.exists():
+                earlier = {int(fence) for fence in self._starts.read_text("ascii").split()}
+            self._note(self.fence)
+        return sum(since <= fence < self.fence and -fence not in earlier for fence in earlier)
+
+    def left(self) -> None:
+        """Note that this process did not die of it: it was asked to stop."""
+        with suppress(OSError):
+            self._note(-self.fence)
+
+    def _note(self, fence: int) -> None:
+        with self._starts.open("a", encoding="ascii") as file:
+            file.write(f"{fence}\n")
 
     def begin(self) -> None:
         """Count an epoch that is begun: those that are cut off were computed too."""
@@ -105,6 +113,10 @@ class Checkpoints:
         """Remove all of them, and wait for the one that is being written."""
         self._thread.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _starts(self) -> Path:
+        return self.folder / "starts"
 
     @property
     def _count(self) -> Path:
