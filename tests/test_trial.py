@@ -2,10 +2,12 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fuse_search.data import Data, Target
 from fuse_search.data.batches import Rows
 from fuse_search.errors import InputError
+from fuse_search.nets.state import OURS, load_state
 from fuse_search.nets.tasks import TASKS
 from fuse_search.nets.topology.joins import JOINS
 from fuse_search.shared import open_shared
@@ -72,7 +74,7 @@ def test_a_frozen_random_branch_is_the_same_in_every_trial_of_a_seed(counted):
 
 
 def test_stages_that_a_stall_may_reach_are_the_trials_own(counted):
-    train = {"epochs": 4, "lr": 0.1, "clip": None, "schedule": choice("constant")}
+    train = {"epochs": 5, "lr": 0.1, "clip": None, "schedule": choice("constant")}
     given = spec(unfreeze={"schedule": choice("stalled")}, train=train)
     before = snapshot(counted.untrained(given, "a"))
     trial, epochs = finish(given, counted)
@@ -93,6 +95,19 @@ def test_a_branch_is_trained_alone_once_and_kept(counted):
     assert same(first, solo_state(given.model_copy(update={"study": "another"}), "a", again))
     assert same(first, snapshot(Trial(given, again).network.branches["a"]))
     assert again.watch.epochs == [] and files(again) == [file]
+
+
+@pytest.mark.parametrize("about", [None, {OURS: '{"epochs": "[]"}'}])
+def test_weights_that_we_did_not_write_are_no_kept_training(counted, about):
+    given = alone(spec(), "b")
+    trial, epochs = trained(given, counted)
+    [file] = files(counted)
+    changed = {name: t.contiguous() + 1 for name, t in snapshot(trial.network).items()}
+    save_file(changed, file, about)
+    again, more = trained(given, counted)
+    assert [e.metrics for e in more] == [e.metrics for e in epochs]
+    assert same(snapshot(again.network), snapshot(trial.network))
+    assert load_state(file)[1].keys() == {"epochs"}
 
 
 def test_the_history_of_a_kept_training_is_kept_too(counted):

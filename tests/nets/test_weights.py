@@ -497,13 +497,17 @@ def test_a_state_that_was_changed_is_refused(tmp_path: Path):
     file.write_bytes(content)
     with pytest.raises(InputError, match="its checksum differs"):
         load_state(file)
+    for about in ({"fuse_search": '{"note": "kept"}'}, {"fuse_search": "[]"}, None):
+        save_file(state, file, about)
+        with pytest.raises(InputError, match=r"its checksum differs|didn't write the file"):
+            load_state(file)
 
 
 def test_metadata_of_others_is_not_taken_for_ours(tmp_path: Path):
     file = tmp_path / "a.safetensors"
     save_file({"a": torch.ones(1)}, file, {"sha256": "theirs"})
-    assert load_state(file)[1] == {"sha256": "theirs"}
+    assert load_state(file, others=True)[1] == {"sha256": "theirs"}
     for text in ("no json", "3"):
         save_file({"a": torch.ones(1)}, file, {"fuse_search": text})
         with pytest.raises(InputError, match=r"its metadata 'fuse_search' isn't as it was written"):
-            load_state(file)
+            load_state(file, others=True)

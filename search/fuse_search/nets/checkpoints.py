@@ -144,7 +144,7 @@ def read(path: Path) -> State:
     Raises InputError when the file can't be read, or holds no tensors.
     """
     if path.suffix == ".safetensors":
-        return load_state(path)[0]
+        return load_state(path, others=True)[0]
     try:
         with torch.serialization.safe_globals(PLAIN):
             content = torch.load(path, map_location="cpu", weights_only=True)

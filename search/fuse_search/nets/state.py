@@ -42,11 +42,13 @@ def save_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, s
             unfinished.unlink()
 
 
-def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_state(path: Path, others: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors (on the CPU) and texts that `save_state` wrote.
 
-    Raises InputError when there is no such file, it is no safetensors file, or its tensors are not
-    those of its checksum; files of others have none.
+    others: files that it didn't write are read, too; they have no checksum.
+
+    Raises InputError when there is no such file, it is no safetensors file, none of ours, or its
+    tensors are not those of its checksum.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -55,13 +57,15 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (OSError, SafetensorError) as error:
         raise InputError(f"can't read the weights in {path}: {error}") from error
     if OURS not in found:
-        return tensors, found
+        if others:
+            return tensors, found
+        raise InputError(f"can't read the weights in {path}: fuse-search didn't write the file")
     try:
         metadata = dict(json.loads(found[OURS]))
     except (ValueError, TypeError):
         rule = f"its metadata {OURS!r} isn't as it was written"
         raise InputError(f"can't read the weights in {path}: {rule}") from None
-    if metadata.pop(CHECKSUM, None) not in (None, _checksum(tensors)):
+    if metadata.pop(CHECKSUM, None) != _checksum(tensors):
         raise InputError(f"can't read the weights in {path}: its checksum differs, it was changed")
     return tensors, metadata
 
