@@ -269,6 +269,17 @@ def test_a_gate_learns_though_it_lets_one_expert_through():
     assert fusion.gate.weight.grad.abs().sum() > 0
 
 
+def test_of_equally_likely_experts_no_more_than_k_are_let_through():
+    fusion = made("experts", k=2)
+    torch.nn.init.zeros_(fusion.gate.weight)
+    torch.nn.init.zeros_(fusion.gate.bias)
+    taps = vectors()
+    each = torch.stack(projected(fusion, taps)).relu()
+    pairs = [each[i] + each[j] for i in range(len(taps)) for j in range(i)]
+    found = fusion(taps) * len(taps)
+    assert len(taps) > 2 and any(torch.allclose(found, pair) for pair in pairs)
+
+
 @pytest.mark.parametrize("name", FUSIONS)
 def test_no_row_hangs_on_another(name):
     fusion, taps = made(name).double(), [tap.double() for tap in maps()]

@@ -48,6 +48,6 @@ class Experts(nn.Module):
 
     def forward(self, taps: list[Tensor]) -> Tensor:
         chances = self.gate(torch.cat(taps, dim=-1)).softmax(-1)
-        lowest = chances.topk(self.k).values[..., -1:]
-        chances = chances * (chances >= lowest)
+        largest, places = chances.topk(self.k)
+        chances = torch.zeros_like(chances).scatter(-1, places, largest)
         return (chances.unsqueeze(-1) * self.tokens(taps).relu()).sum(-2)
