@@ -191,6 +191,14 @@ def test_gradnorm_gives_no_task_less_than_nothing():
         assert weights.min() >= 0 and weights.sum().item() == pytest.approx(2)
 
 
+def test_gradnorm_has_weights_though_a_step_takes_all_of_them_below_zero():
+    weighting = WEIGHTINGS["gradnorm"](KINDS, alpha=0.5, lr=10.0)
+    weighting.weigh(torch.ones(2), torch.zeros(2, 2))  # the first losses
+    norms = torch.tensor([1.5, 0.5])  # both above their mean times 1.9 ** 0.5 and 0.1 ** 0.5
+    weighting.weigh(torch.tensor([1.9, 0.1]), torch.diag(norms**2))
+    assert weighting.weigh(torch.ones(2), torch.eye(2)).tolist() == [1.0, 1.0]
+
+
 def test_mgda_of_two_gradients_by_the_formula():
     bowls = two()
     losses, (one, other), by_heads = bowls.by_hand()

@@ -179,7 +179,7 @@ class GradNorm(nn.Module):
         weights, norms = self.weights.value.clone(), products.diagonal().sqrt()
         off = weights * norms - (weights * norms).sum() / count * slowness**self.alpha
         self.weights.step(off.sign() * norms)
-        self.weights.value.clamp_(min=0)
+        self.weights.value.clamp_(min=TINY)  # where all fall below it they are even again
         self.weights.value.mul_(len(weights) / self.weights.value.sum())
         return weights
 
