@@ -237,7 +237,8 @@ class Train(Record):
     dropout: Share = 0.0
     """Dropout before every head."""
     label_smoothing: Share = 0.0
-    """Share of each label's probability that is spread over all classes."""
+    """Share of each label's probability that is spread over all classes, by the default loss and
+    focal."""
     mixup: NonNegative = 0.0
     """Alpha of mixup: batches are mixed with themselves by a share from Beta(alpha, alpha)."""
     cutmix: NonNegative = 0.0

@@ -1,5 +1,7 @@
 """Losses, and rows whose target is unknown."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -159,9 +161,27 @@ def test_focal_loss_is_the_cross_entropy_times_what_is_left_to_one():
     output, true = outputs_of(9)["marks"], DATA.targets["marks"].values[:9]
     p = torch.where(true == 1, output.sigmoid(), 1 - output.sigmoid())
     torch.testing.assert_close(LOSSES["focal"](output, true, gamma=2.0), -((1 - p) ** 2) * p.log())
+    share = torch.where(true == 1, 0.85, 0.15)
+    smooth = -share * output.sigmoid().log() - (1 - share) * (1 - output.sigmoid()).log()
+    found = LOSSES["focal"](output, true, 0.3, gamma=2.0)
+    torch.testing.assert_close(found, (1 - p) ** 2 * smooth)
     sure = torch.tensor([[100.0, -100.0]], requires_grad=True)
     LOSSES["focal"](sure, torch.tensor([0]), gamma=0.5).sum().backward()
     assert sure.grad.isfinite().all()
+
+
+def test_focal_loss_is_smoothed():
+    """By hand of two classes with the probabilities 3/4 and 1/4."""
+    tasks = {"left": EVERY_TYPE["left"] | {"loss": choice("focal", gamma=2.0)}}
+    losses, output = TaskLosses(spec(tasks=tasks), DATA), torch.tensor([[3.0, 1.0]]).log()
+    for true, smoothing, cross in (
+        (0, 0.0, -math.log(3 / 4)),
+        (0, 0.5, -0.75 * math.log(3 / 4) - 0.25 * math.log(1 / 4)),
+        (1, 0.5, -0.25 * math.log(3 / 4) - 0.75 * math.log(1 / 4)),
+    ):
+        found = losses({"left": output}, {"left": torch.tensor([true])}, smoothing)["left"]
+        left = 1 / 4 if true == 0 else 3 / 4
+        assert found.item() == pytest.approx(left**2 * cross)
 
 
 def test_huber_loss_is_in_standard_deviations():

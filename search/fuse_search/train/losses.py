@@ -4,7 +4,7 @@ A loss in `LOSSES` is a function of an output, as nets/tasks.py has it, and a ta
 are keyword-only parameters. It gives the loss of every entry of the target: [B], or of several
 labels [B, labels]. Numbers come to it in units of the target's standard deviation on the training
 rows. What is unknown of a target is 0 there, and its loss is left out afterwards. `fits` says for
-which types of tasks it is; label smoothing is for the default loss only.
+which types of tasks it is, and whether it takes the share of label smoothing as a third argument.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Loss = TypeVar("Loss", bound=Callable[..., Any])
 CPU = torch.device("cpu")
 
 
-def fits(*types: str) -> Callable[[Loss], Loss]:
-    """Marks a loss that is for tasks of these types only."""
+def fits(*types: str, smoothed: bool = False) -> Callable[[Loss], Loss]:
+    """Marks a loss that is for tasks of these types only, and one that smooths labels."""
 
     def mark(loss: Loss) -> Loss:
-        loss.fits = types  # type: ignore[attr-defined]
+        loss.fits, loss.smoothed = types, smoothed  # type: ignore[attr-defined]
         return loss
 
     return mark
@@ -41,18 +41,24 @@ def default(output: Tensor, target: Tensor) -> None:
     """The loss of the task's type."""
 
 
-@fits("classification", "multilabel")
-def focal(output: Tensor, target: Tensor, *, gamma: NonNegative = 2.0) -> Tensor:
+@fits("classification", "multilabel", smoothed=True)
+def focal(
+    output: Tensor, target: Tensor, smoothing: float = 0.0, *, gamma: NonNegative = 2.0
+) -> Tensor:
     """Cross entropy with less of what is easy: (1 - p)^gamma times it (Lin et al. 2017, eq. 4).
 
-    p is the probability of what is true. Without their alpha, which is `class_weights`.
+    p is the probability of what is true, also where the cross entropy is that of smoothed labels.
+    Without their alpha, which is `class_weights`.
     """
     if output.shape == target.shape:  # several labels
         log_p = F.logsigmoid(torch.where(target == 1, output, -output).float())
+        of_type = TASKS["multilabel"]
     else:
         log_p = output.float().log_softmax(-1).gather(-1, target[:, None]).squeeze(1)
+        of_type = TASKS["classification"]
     # not of 1 - exp(log p), which has no slope at p = 1 for a gamma below one
-    return -((-torch.expm1(log_p)).clamp_min(1e-12) ** gamma) * log_p
+    left = (-torch.expm1(log_p)).clamp_min(1e-12)
+    return left**gamma * of_type.loss(output, target, 1.0, smoothing)
 
 
 @fits("regression")
@@ -119,7 +125,8 @@ class TaskLoss:
         loss, unit = LOSSES[self._loss.name], self._scale**0.5
         if not self._type.discrete:
             output, target = output.float() / unit, target / unit
-        each = loss(output, target, **self._loss.options)
+        about = (smoothing,) if getattr(loss, "smoothed", False) else ()
+        each = loss(output, target, *about, **self._loss.options)
         found = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
         if found != tuple(target.shape):  # another shape may fit what it is multiplied with
             rule = "must give one loss for each entry of the target"
