@@ -112,7 +112,11 @@ def test_a_broken_sound_is_named(tmp_path):
     wav(tmp_path / "nan.wav", np.full(9, np.nan, np.float32), 8000)
     (tmp_path / "text.wav").write_text("no sound")
     (tmp_path / "none.wav").touch()
+    wav(tmp_path / "whole.wav", tone(5, 200), 200)
+    whole = (tmp_path / "whole.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[:-300])
     for name, reason in [
+        ("cut.wav", "is cut off: 100 of 400 bytes of sound are there"),
         ("empty.wav", "the sound is empty"),
         ("nan.wav", "the sound has a sample that is not finite"),
         ("text.wav", "can't be read as sound (Format not recognised.)"),
@@ -121,6 +125,19 @@ def test_a_broken_sound_is_named(tmp_path):
         with pytest.raises(ValueError) as caught:
             reader("audio").read((name,), tmp_path)
         assert str(caught.value) == f"{name}: {reason}"
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_sound_that_was_written_to_a_pipe_says_no_size(tmp_path, size):
+    soundfile.write(tmp_path / "a.wav", tone(5, 100), 100, subtype="PCM_16")
+    content = (tmp_path / "a.wav").read_bytes()
+    place = content.index(b"data") + 4
+    piped = content[:place] + size.to_bytes(4, "little") + content[place + 4 :]
+    if size:  # of 0, soundfile reads nothing
+        assert np.array_equal(read_sound(BytesIO(piped), 100), read_sound(BytesIO(content), 100))
+    else:
+        with pytest.raises(ValueError, match="the sound is empty"):
+            read_sound(BytesIO(piped), 100)
 
 
 def test_mel_bands_are_slaney_s():

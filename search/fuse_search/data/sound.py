@@ -15,6 +15,7 @@ FLOOR = 1e-6  # is added to powers before the logarithm
 LINEAR = 1000.0  # Hz up to which the mel scale is linear
 STEP = 200 / 3  # Hz of a mel there
 LOG_STEP = math.log(6.4) / 27  # of a mel above
+UNKNOWN = 0x7FFFF000  # bytes of a WAV file: no size, from here on
 AT_ONCE = 1024  # windows that are transformed together
 
 
@@ -22,11 +23,12 @@ def read_sound(file: BinaryIO, rate: int, seconds: float | None = None) -> np.nd
     """The mean of a sound's channels at `rate` samples a second: float32 [T].
 
     seconds: how much of it is read at most, from its begin.
-    Raises ValueError where it can't be read, is empty, or isn't finite.
+    Raises ValueError where it can't be read, is empty or cut off, or isn't finite.
     """
     import soundfile
     from scipy.signal import resample_poly
 
+    _refuse_cut(file)
     noted = Noted(file)
     try:
         with soundfile.SoundFile(noted) as sound:
@@ -47,6 +49,24 @@ def read_sound(file: BinaryIO, rate: int, seconds: float | None = None) -> np.nd
         signal = resample_poly(signal, rate // common, own // common)
     most = len(signal) if seconds is None else max(1, round(seconds * rate))
     return signal[:most].astype(np.float32)
+
+
+def _refuse_cut(file: BinaryIO) -> None:
+    """Raise ValueError for a WAV file with fewer bytes than it says, of which soundfile reads less.
+
+    What is written to a pipe doesn't know its size: it says 0, or about the most.
+    """
+    begin = file.tell()
+    if file.read(4) == b"RIFF" and file.read(8)[4:] == b"WAVE":
+        while len(head := file.read(8)) == 8:
+            size, place = int.from_bytes(head[4:], "little"), file.tell()
+            if head[:4] == b"data":
+                found = file.seek(0, 2) - place
+                if found < size < UNKNOWN:
+                    raise ValueError(f"is cut off: {found:,} of {size:,} bytes of sound are there")
+                break
+            file.seek(place + size + size % 2)
+    file.seek(begin)
 
 
 class Noted:
