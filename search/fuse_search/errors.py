@@ -8,9 +8,12 @@ import sys
 import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+from textwrap import shorten
 from typing import Any
 
 from .version import SOURCES
+
+LONGEST = 200  # characters
 
 
 class InputError(Exception):
@@ -78,9 +81,17 @@ def source_of(made: Any) -> str:
     return f"{file}:{line}: " if file in SOURCES else ""
 
 
+def headline(error: BaseException) -> str:
+    """The first line of an error; where others' is only a heading, the begin of the next, too."""
+    first, *rest = [line.strip() for line in str(error).splitlines()] or [""]
+    if rest and first.endswith(":") and not isinstance(error, InputError | TrialError):
+        first = f"{first} {shorten(rest[0], LONGEST, placeholder=' …')}"
+    return first
+
+
 def told(error: BaseException) -> str:
-    """The first line of an error; of one that a plugin didn't mean, with its place and class."""
-    place, text = place_of(error), (str(error).splitlines() or [""])[0]
+    """The headline of an error; of one that a plugin didn't mean, with its place and class."""
+    place, text = place_of(error), headline(error)
     meant = isinstance(error, InputError | TrialError)
     return f"{place}{type(error).__name__}: {text}" if place and not meant else text
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .errors import Infeasible, InputError, TrialError, masked, place_of
+from .errors import Infeasible, InputError, TrialError, headline, masked, place_of
 from .tracker import Run
 
 LACKING = (
@@ -37,7 +37,7 @@ class Fault:
 
     @classmethod
     def of(cls, error: Exception) -> Fault:
-        text = masked((str(error).splitlines() or [""])[0])
+        text = masked(headline(error))
         if isinstance(error, Infeasible):
             return cls(text, kind=error.kind, amount=error.amount)
         if isinstance(error, TrialError | InputError):

@@ -413,6 +413,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Network:
         "english": lambda network: load_checkpoint(network, tmp_path / "a.pt"),
         "half": half,
         "broken": broken,
+        "strict": lambda network: network.load_state_dict({"layer1.1.weight": torch.ones(4, 3)}),
         "nothing": lambda network: None,
     }
     network = Network(lambda shape: small(), weights, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
@@ -438,6 +439,11 @@ def test_of_a_loader_that_says_nothing_what_it_changed_counts(mine: Network):
     ("name", "message"),
     [
         ("broken", "the weights broken of mine can't be loaded: KeyError: 'lost'"),
+        (
+            "strict",
+            r"RuntimeError: Error\(s\) in loading state_dict for Sequential: Missing key\(s\) in "
+            'state_dict: "layer1.1.bias"',
+        ),
         ("nothing", "the weights nothing of mine: what loads them changed no tensor"),
         ("englisch", "mine has no weights 'englisch'; did you mean 'english'"),
     ],

@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.models import GoogLeNet, Inception3, VisionTransformer, WeightsEnum
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from ..errors import InputError, nearest, place_of
+from ..errors import InputError, headline, nearest, place_of
 from ..spec import CHECKPOINTS, Choice, TaskNames
 from .checkpoints import Report, State, few, load_tensors, read
 from .networks import network_of, torchvision_names
@@ -127,7 +127,7 @@ def _load_brought(
     except InputError:
         raise
     except Exception as error:  # of a plugin's code
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        reason = f"{type(error).__name__}: {headline(error)}"
         raise InputError(f"{place_of(error)}{what} can't be loaded: {reason}") from error
     if isinstance(report, Report):
         return report
