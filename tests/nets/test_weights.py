@@ -268,6 +268,41 @@ def test_what_no_stage_holds_is_left_as_it_is(tmp_path, monkeypatch, kind, class
     assert {*chain.parameters()} == {*network.body.parameters()}
 
 
+def test_of_a_network_that_says_nothing_of_its_classifier_it_is_told_how(tmp_path, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "mine", Backwards)
+    torch.save(Backwards(7).state_dict(), tmp_path / "a.pt")
+    with pytest.raises(InputError) as told:
+        load(Backwards(5), tmp_path / "a.pt", "mine")
+    assert str(told.value).endswith(
+        "2 of another shape (top.weight: (7, 4) instead of (5, 4), top.bias: (7,) instead of (5,))"
+        "; without its last layer it does: Network(build, classifier=True) leaves that out"
+    )
+    broken = {n: t for n, t in Backwards(7).state_dict().items() if n != "body.bias"}
+    torch.save(broken, tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"top.bias: \(7,\) instead of \(5,\)\)$"):
+        load(Backwards(5), tmp_path / "a.pt", "mine")
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, number: float):
+    network = small()
+    before = {n: t.clone() for n, t in network.state_dict().items()}
+    state = network.state_dict() | {"layer2.1.bias": torch.tensor([1.0, number, 2.0, number])}
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(InputError) as told:
+        load(network, tmp_path / "a.pt")
+    rule = "of its tensor layer2.1.bias 2 of 4 numbers aren't finite"
+    assert str(told.value) == f"{tmp_path / 'a.pt'}: {rule}"
+    assert all(torch.equal(t, before[n]) for n, t in network.state_dict().items())
+    masked = nn.Linear(1, 1)
+    masked.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    torch.save(masked.state_dict(), tmp_path / "a.pt")
+    load_checkpoint(masked, tmp_path / "a.pt")
+    torch.save(masked.state_dict() | {"mask": torch.full((2,), torch.nan)}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="of its tensor mask 2 of 2 numbers aren't finite"):
+        load_checkpoint(masked, tmp_path / "a.pt")
+
+
 def test_a_scale_behind_the_classifier_is_the_last_layer(tmp_path, monkeypatch):
     monkeypatch.setitem(NETWORKS, "mine", Network(Scaled, classifier=True))
     source, network = Scaled(5), Scaled(5)

@@ -48,6 +48,10 @@ RENAMED = {  # how layers were called when weights were published
 }
 
 
+class Misfit(InputError):
+    """Tensors of a network are missing in a source of weights, or have another shape there."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What was loaded: names of tensors.
@@ -113,8 +117,8 @@ def load_tensors(
     The prefixes, in the source and in the network, are those under which most names are the same.
     unused: names of tensors, or of modules, of the network that are neither wanted nor taken.
     adapt: is given what was found, under the network's names, before its shapes are looked at.
-    Raises InputError, with nothing changed, when a tensor of the network is missing or has another
-    shape; nothing that is needed stays random.
+    Raises InputError, with nothing changed, when a tensor of the network is missing, has another
+    shape or numbers that aren't finite; nothing that is needed stays random.
     """
     there = _renamed(tensors)
     own = network.state_dict()
@@ -133,6 +137,7 @@ def load_tensors(
     others = (name for name in there if name not in taken)
     ignored = sorted(others, key=lambda name: not name.startswith(prefixes.theirs))  # near first
     _refuse_misfits(wanted, found, ignored, f"{source} doesn't fit {about}")
+    refuse_not_finite(network, found, source)
     network.load_state_dict(found, strict=False)
     missing = tuple(name for name in own if name not in found)
     return Report(source, tuple(found), tuple(ignored), missing, prefixes.theirs)
@@ -224,6 +229,17 @@ def _cuts(name: str) -> list[int]:
     return [0, *(match.end() for match in re.finditer(r"\.", name))]
 
 
+def refuse_not_finite(network: nn.Module, tensors: State, source: str) -> None:
+    """Raises InputError for weights of a training that went wrong; what is no weight, such as a
+    mask, may be infinite."""
+    trained = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    for name, tensor in tensors.items():
+        if not (tensor.isfinite().all() if name in trained else not tensor.isnan().any()):
+            count = int((~tensor.isfinite()).sum())
+            rule = f"{count:,} of {tensor.numel():,} numbers aren't finite"
+            raise InputError(f"{source}: of its tensor {name} {rule}")
+
+
 def _refuse_misfits(wanted: State, found: State, ignored: list[str], what: str) -> None:
     reshaped = [
         f"{name}: {tuple(found[name].shape)} instead of {tuple(t.shape)}"
@@ -235,4 +251,4 @@ def _refuse_misfits(wanted: State, found: State, ignored: list[str], what: str) 
     if any(problems.values()):
         counts = "; ".join(f"{len(p)} {kind} ({few(p)})" for kind, p in problems.items() if p)
         others = f"; others there: {few(ignored)}" if missing and ignored else ""
-        raise InputError(f"{what}: of its tensors {counts}{others}")
+        raise Misfit(f"{what}: of its tensors {counts}{others}")

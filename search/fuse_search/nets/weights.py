@@ -16,7 +16,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from ..errors import InputError, headline, nearest, place_of
 from ..spec import CHECKPOINTS, Choice, TaskNames
-from .checkpoints import Report, State, few, load_tensors, read
+from .checkpoints import Misfit, Report, State, few, load_tensors, read, refuse_not_finite
 from .networks import network_of, torchvision_names
 from .networks.zoo import of_timm, resized_positions
 from .stages import unused
@@ -63,8 +63,24 @@ def load_weights(network: nn.Module, weights: Choice, *, network_name: str) -> R
     state = read(Path(name)) if is_file else _read_torchvision(network_name, name)
     set_as_pretrained(network, weights)
     own = network_of(network_name)
-    left = unused(network, classifier=own is None or own.classifier)
-    return load_tensors(network, state, name, unused=left, adapt=partial(_adapted, network))
+    load = partial(load_tensors, network, state, name, adapt=partial(_adapted, network))
+    classifier = own is None or own.classifier
+    try:
+        return load(unused=unused(network, classifier=classifier))
+    except Misfit as error:
+        if classifier or not _fits(load, network):
+            raise
+        rule = "without its last layer it does: Network(build, classifier=True) leaves that out"
+        raise InputError(f"{error}; {rule}") from None
+
+
+def _fits(load: Callable[..., Report], network: nn.Module) -> bool:
+    """Whether weights can be loaded by a network, but for its last layer; they are then."""
+    try:
+        load(unused=unused(network, classifier=True))
+    except InputError:
+        return False
+    return True
 
 
 def refuse_random(features: nn.Module, network: nn.Module, loaded: Report) -> None:
@@ -132,6 +148,7 @@ def _load_brought(
     if isinstance(report, Report):
         return report
     after = network.state_dict()
+    refuse_not_finite(network, after, what)
     same = tuple(n for n, t in after.items() if n in before and torch.equal(t, before[n]))
     loaded = tuple(n for n in after if n not in same)
     if not loaded:
