@@ -237,6 +237,26 @@ def test_at_start_what_was_left_is_brought_in_order(folder):
     assert bench.left() == ["trial-1.1", "trial-1"] and not part.exists()
 
 
+def test_runs_of_trials_that_the_journal_lost_are_deleted(folder):
+    """As after a power cut, or `head -n` as the message about a damaged line says."""
+    bench, journal = Bench(folder), folder / "results/small/study.journal"
+    bench.one()
+    whole = journal.read_bytes()
+    bench.one()
+    bench.parent.child("1", {}, {"trial": "1"})  # of another study of this name on this store
+    bench.parent.flush()
+    bench.close()
+    journal.write_bytes(whole)
+    again = Bench(folder)
+    assert again.reconcile().startswith("1 run of lost trials deleted, 1 run closed")
+    runs = again.parent.client.search_runs([again.parent.experiment_id], "tags.trial = '1'")
+    assert [run.info.run_name for run in runs] == ["1"]
+    assert len(again.parent.trials_of(again.study.identifier)) == 1
+    again.one()
+    assert len(again.parent.trials_of(again.study.identifier)) == 2
+    assert again.reconcile() == ""
+
+
 def test_what_costs_too_much_is_infeasible_and_costs_no_epoch(folder):
     write_small(
         folder,

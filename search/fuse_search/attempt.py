@@ -21,7 +21,7 @@ from .progress import Shown
 from .space import Space
 from .study import Claim, Row, Study
 from .suggest import parameters, suggest, to_yaml
-from .tracker import Run
+from .tracker import STUDY, Run
 from .train.checkpoint import Checkpoints
 from .train.loop import Epoch
 from .trial import Trial
@@ -105,7 +105,7 @@ class Attempt:
     def _announce(self) -> Run:
         """Note what this trial is, in the study and as a run, new or that of whoever had it."""
         lease, params = self.claim.lease, parameters(self.space, self.spec)
-        tags = {"trial": str(self.number)}
+        tags = {"trial": str(self.number), STUDY: self.study.identifier}
         run = self.parent.child(self.name, params, tags, again=lease.fence > 1, held=lease.held)
         about = {"name": self.name, "spec": written(self.spec), "params": params}
         self.study.remember(self.number, **about)

@@ -17,7 +17,7 @@ from .preflight import Preflight, preflight
 from .progress import Shown
 from .space import Categorical, IntRange, Space, read_space
 from .stop import Stop
-from .study import Study
+from .study import IDENTIFIER, Study
 from .tracker import Run, Tracker
 from .train.planner import Place
 from .version import PLUGINS
@@ -130,7 +130,7 @@ def _refuse_other_folder(study: Study, folder: Path) -> None:
     file = folder / "folder.id"
     with study.leases.lock():
         here = file.read_text("ascii") if file.exists() else None
-        known = study.attributes.get("folder")
+        known = study.attributes.get(IDENTIFIER)
         if here and not known:
             raise InputError(
                 f"{folder} belongs to another study of this name: it was begun with another "
@@ -139,7 +139,7 @@ def _refuse_other_folder(study: Study, folder: Path) -> None:
             )
         if not known:
             known = uuid4().hex
-            study.note("folder", known)
+            study.note(IDENTIFIER, known)
         if not here and not study.rows() and not study.baselines:  # nothing was begun elsewhere
             file.write_text(known, encoding="ascii")
         elif here != known:

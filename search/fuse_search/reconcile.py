@@ -26,13 +26,18 @@ def reconcile(study: Study, parent: Run, folder: Path, shared: Shared) -> str:
     """
     # Before the leases, as what is begun is leased first; these before the trials.
     folders, runs = list(folder.glob("checkpoints/trial-*")), parent.unfinished()
+    begun = parent.trials_of(study.identifier)
     leased = study.leases.all()
     rows = {str(row.number): row for row in study.rows()}
+    lost = [run for run in begun if run.tags["trial"] not in rows]
+    deleted = {run.run_id for run in lost}
+    for run in lost:  # or the trial that gets this number would be a second run of it
+        run.delete()
     left = sum(row.state == "preempted" for row in rows.values())
     closed = 0
     for run in runs:
         number = run.tags.get("trial")
-        if number is None or f"trial-{number}" in leased:
+        if number is None or f"trial-{number}" in leased or run.run_id in deleted:
             continue
         state = rows[number].state if number in rows else "failed"
         if state in STATUS:
@@ -54,6 +59,7 @@ def reconcile(study: Study, parent: Run, folder: Path, shared: Shared) -> str:
         removed += shared.prefixes.store.sweep()
     counts = {
         f"{_count(left, 'trial')} to go on with": left,
+        f"{_count(len(lost), 'run')} of lost trials deleted": len(lost),
         f"{_count(closed, 'run')} closed": closed,
         f"{_count(removed, 'leftover')} removed": removed,
     }

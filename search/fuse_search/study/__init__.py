@@ -9,9 +9,10 @@ from .claim import Claim
 from .opening import attributes, open_study
 from .samplers import PRUNERS, SAMPLERS
 from .storage import open_storage, storage_url
-from .study import Study
+from .study import IDENTIFIER, Study
 
 __all__ = [
+    "IDENTIFIER",
     "PRUNERS",
     "SAMPLERS",
     "Claim",

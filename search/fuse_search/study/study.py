@@ -24,6 +24,7 @@ from .samplers import SAMPLERS, has_free
 from .seeded import Seeded
 
 BASELINE = "baseline "
+IDENTIFIER = "folder"
 DRAWN = "drawn"
 Life = TypeVar("Life", bool, bool | None)
 ENDS = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -51,6 +52,11 @@ class Study:
     @property
     def name(self) -> str:
         return self._study.study_name
+
+    @property
+    def identifier(self) -> str:
+        """Tells it from others of its name; noted when it was given its folder."""
+        return str(self.attributes[IDENTIFIER])
 
     @property
     def leases(self) -> Leases:

@@ -4,8 +4,8 @@ The only place that imports mlflow; it does so late, because that takes more tha
 Only `MlflowClient` is used, so that no global state (tracking URI, active run) is touched.
 """
 
-from .run import Run, Status
+from .run import STUDY, Run, Status
 from .store import QUIET, sqlite_file, store
 from .tracker import Tracker
 
-__all__ = ["QUIET", "Run", "Status", "Tracker", "sqlite_file", "store"]
+__all__ = ["QUIET", "STUDY", "Run", "Status", "Tracker", "sqlite_file", "store"]

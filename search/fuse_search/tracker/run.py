@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 KIND = "fuse_search.kind"
 PARENT = "mlflow.parentRunId"
+STUDY = "fuse_search.study"
+"""Tag of a trial's run: which Optuna study it is of. One store may have two of a name."""
 TOGETHER = 10.0
 """Seconds of which the metrics are written in one batch."""
 COPIED_AFTER = 30.0
@@ -121,11 +123,22 @@ class Run:
 
     def unfinished(self) -> list[Run]:
         """The runs below this one that are RUNNING, with their `tags`."""
-        ask = partial(self._search, {PARENT: self.run_id}, "attributes.status = 'RUNNING'")
+        return self._found({}, "attributes.status = 'RUNNING'")
+
+    def trials_of(self, study: str) -> list[Run]:
+        """The runs below this one of the trials of this Optuna study, with their `tags`."""
+        return self._found({STUDY: study})
+
+    def _found(self, tags: Mapping[str, str], *more: str) -> list[Run]:
+        found = self._asked(partial(self._search, {PARENT: self.run_id} | dict(tags), *more))
         return [
             Run(self.client, self.experiment_id, run.info.run_id, self._below, run.data.tags)
-            for run in self._asked(ask)
+            for run in found
         ]
+
+    def delete(self) -> None:
+        """Delete it as MLflow does: it can be restored."""
+        self._asked(lambda: self.client.delete_run(self.run_id))
 
     def _search(self, tags: Mapping[str, str], *more: str) -> list[Any]:
         """The runs of the experiment that have these tags and fulfil `more`, oldest first."""
