@@ -111,6 +111,23 @@ def test_opening_again_finds_the_same_study(tracker, tmp_path):
     assert run.data.tags["x"] == "2"
 
 
+def test_a_results_folder_that_was_moved_is_refused(tmp_path, monkeypatch):
+    """Its artifacts would still be written to where it was."""
+    before, now = tmp_path / "before", tmp_path / "now"
+    Tracker(None, before).open_study("moved", {})
+    before.rename(now)
+    rule = rf"--results {now}: .* in {before}/artifacts, and here .* in {now}/artifacts, .* back to"
+    with pytest.raises(InputError, match=rule):
+        Tracker(None, now).open_study("moved", {})
+    other = Tracker(None, now).open_study("other", {})  # is begun here
+    monkeypatch.chdir(tmp_path)
+    assert Tracker(None, Path("now")).open_study("other", {}).run_id == other.run_id
+    Tracker(f"sqlite:///{now}/mlflow.db", tmp_path).open_study("moved", {})  # on purpose
+    before.symlink_to(now)
+    for place in (before, now):
+        Tracker(None, place).open_study("moved", {})
+
+
 def test_a_deleted_experiment_comes_back(tracker):
     first = tracker.open_study("deleted", {})
     tracker.client.delete_experiment(first.experiment_id)

@@ -9,6 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from ..errors import InputError
 from .model import fetch_model
 from .patience import patiently
 from .run import KIND, Run
@@ -28,6 +29,7 @@ class Tracker:
         self.uri, self.artifacts = store(uri, results)
         self.client = open_store(self.uri, self.artifacts)
         self._results = results
+        self._ours = uri is None
 
     def open_study(
         self, name: str, params: Mapping[str, str], tags: Mapping[str, str] | None = None
@@ -37,6 +39,9 @@ class Tracker:
         Idempotent: a second call finds the same run, sets it to RUNNING again and adds only
         those `params` that it lacks, since MLflow lets no parameter change. Workers that start
         at once take turns, or there would be a run for each.
+
+        Raises:
+            InputError: the results folder was moved or copied since the study was begun.
         """
         self._results.mkdir(parents=True, exist_ok=True)
         with FileLock(self._results / "mlflow.lock"):
@@ -83,6 +88,18 @@ class Tracker:
                 found = self.client.get_experiment_by_name(name)
                 if found is None:  # so it was not that another worker came first
                     raise
+        if self._ours:
+            self._refuse_moved(name, found.artifact_location)
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id
+
+    def _refuse_moved(self, name: str, location: str) -> None:
+        """MLflow remembers where an experiment's artifacts go, and would write them there still."""
+        there, here = (Path(path).resolve() for path in (location, str(self.artifacts)))
+        if there != here:
+            raise InputError(
+                f"--results {self._results}: the study {name!r} was begun with its artifacts in "
+                f"{there}, and here they would be in {here}, but its MLflow store can't change "
+                f"that. Move the folder back to {there.parent}, or give another --results."
+            )
