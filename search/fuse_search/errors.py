@@ -101,7 +101,19 @@ def warn(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+SECRETS = (
+    (r"://[^:/\s]*(:\S*)?@", "://***@"),
+    (r"://[^:/\s@]*:[^\n]*@", "://***@"),  # a password with blanks
+    # without its scheme; what begins as a blank or a path is ordinary text
+    (r"(?<![\w.+-])[\w.+-]+:[^\s:@/]\S*@(?=[\w\[])", "***@"),
+    (r"(?<![\w.+-])[\w.+-]+:[^\s:@/\d][^\n:@]*@(?=[\w\[])", "***@"),
+    (r"(?i)([?&][\w.-]*(?:password|passwd|pwd|token|secret|key)=)[^&\s]*", r"\1***"),
+)
+"""How secrets look in what is printed, and what stands for them."""
+
+
 def masked(text: str) -> str:
     """The text with user and password of every URL replaced by `***`; for all that is printed."""
-    text = re.sub(r"://[^:/\s]*(:\S*)?@", "://***@", text)
-    return re.sub(r"(?i)([?&](?:password|passwd|pwd|token|secret)=)[^&\s]*", r"\1***", text)
+    for secret, instead in SECRETS:
+        text = re.sub(secret, instead, text)
+    return text
