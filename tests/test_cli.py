@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -135,3 +136,26 @@ tasks: {mood: classification, age: regression}
 
 def test_a_port_that_is_none_is_refused(capsys):
     assert "99999 is not in the range" in command(capsys, "ui", "--port", "99999", code=2).err
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_before_anything_is_trained_interrupts(here, capsys, number):
+    (here / "small.yaml").write_text(SMALL)
+    (here / "early.py").write_text(f"import os, signal\nos.kill(os.getpid(), signal.{number})\n")
+    said = command(capsys, "--space", "small.yaml", "--plugin", "early.py", code=130)
+    assert said.err.strip() == "interrupted; the same command continues"
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_a_signal_ends_a_worker_that_has_not_begun(tmp_path, number):
+    (tmp_path / "torch.py").write_text(
+        f"import os, signal\nos.kill(os.getpid(), signal.{number})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "fuse_search", "worker"],
+        env=environment(tmp_path)
+        | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

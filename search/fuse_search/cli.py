@@ -37,6 +37,7 @@ from .options import (
     Texts,
     takes,
 )
+from .stop import SIGNALS
 from .version import VERSION
 
 # torch, optuna and mlflow take seconds to import: every verb imports what it needs when it runs.
@@ -198,7 +199,9 @@ def ui(results: str, tracking_uri: str | None, port: int) -> None:
 @cli.command(hidden=True)
 def worker() -> None:
     """Be a worker of the process that started this one."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it has begun, there is nothing to save
+    for number in SIGNALS:  # until it has begun, there is nothing to save
+        signal.signal(number, lambda number, frame: os._exit(130))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     from .launch import work_for
 
     out, sys.stdout = sys.stdout, sys.stderr  # what libraries print is none of ours
@@ -247,7 +250,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     # OpenMP threads that spin while they wait slow a busy machine down severalfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in SIGNALS:
+        signal.signal(number, _interrupt)
     try:
         sys.exit(cli.main(arguments, prog_name="fuse-search", standalone_mode=False) or 0)
     except InputError as error:

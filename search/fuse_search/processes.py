@@ -24,6 +24,8 @@ LIVES = 3
 """How often a worker may die without having ended a trial."""
 STOPPING = {each.__name__: each for each in (InputError, StoreUnreachable, StudyStopped)}
 """What stops the whole study, whichever worker meets it."""
+ASKING = signal.SIGINT
+"""With what a worker is asked to stop: another signal than a scheduler's, which it may get too."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -40,14 +42,18 @@ class Process:
 
     def start(self) -> None:
         """Start it, in a session of its own: Ctrl-C comes to this process alone."""
-        self.running = subprocess.Popen(
-            [sys.executable, "-m", "fuse_search", "worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | self.environment,
-            start_new_session=True,
-        )
+        signal.pthread_sigmask(signal.SIG_BLOCK, {ASKING})  # until it listens
+        try:
+            self.running = subprocess.Popen(
+                [sys.executable, "-m", "fuse_search", "worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | self.environment,
+                start_new_session=True,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {ASKING})
         assert self.running.stdin
         # Not as arguments, which anybody may see: a storage's URL may hold a password.
         with suppress(BrokenPipeError):  # it has died already, which is seen by its exit code
@@ -71,7 +77,7 @@ class Process:
     def ask_to_stop(self) -> None:
         """Let it save what it is at and end."""
         if self.running.poll() is None:
-            self.running.send_signal(signal.SIGTERM)
+            self.running.send_signal(ASKING)
 
     def show(self, progress: Progress) -> None:
         """Show what it said; why it stops the study is kept."""

@@ -11,8 +11,8 @@ from types import FrameType
 
 SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n)]
 SAME = 1.0
-"""Seconds in which signals count as one: a scheduler may tell every process of a job, and the one
-that started them tells them too."""
+"""Seconds in which signals of different kinds count as one: a scheduler may tell every process of a
+job, and the one that started them tells them too; who presses Ctrl-C twice means it."""
 
 
 class Stop:
@@ -57,18 +57,18 @@ class Stop:
             yield  # Python delivers signals to the main thread alone
             return
 
-        first: float | None = None
+        first: tuple[int, float] | None = None
 
         def asked(number: int, frame: FrameType | None) -> None:
             nonlocal first
             if first is None:
-                first = time.monotonic()
+                first = number, time.monotonic()
                 self.want()
                 with suppress(RuntimeError):  # it came in the middle of another print
                     told()
                 if self._at_once:
                     raise KeyboardInterrupt
-            elif time.monotonic() - first > SAME:
+            elif number == first[0] or time.monotonic() - first[1] > SAME:
                 raise KeyboardInterrupt
 
         before = {number: signal.signal(number, asked) for number in SIGNALS}
