@@ -233,6 +233,8 @@ def test_pictures_and_labels_outside_the_folder_are_not_read(here: Path, capsys:
         ("study=nul.txt", "study: not every system has files of this name"),
         ("study=ends.", "study: not every system has files of this name"),
         ("study=cache", "study: no study can be called solo, artifacts, cache, data, mlflow.db"),
+        ("study=MLflow.lock", "results folder has these already, found MLflow.lock"),
+        ("study=mlflow.db-wal", "results folder has these already, found mlflow.db-wal"),
         ("study=Solo", "study: no study can be called"),
         ("tasks.a/b=classification", "tasks.a/b: a name is up to 64 letters"),
         ("tasks.aux=classification", "tasks.aux: not every system has files of this name"),

@@ -15,7 +15,8 @@ from .document import Document, Key
 from .domains import Categorical, Domain, FloatRange, IntRange, Simplex
 
 MOST_VALUES = 1000  # of one axis of a grid
-TAKEN = ("solo", "artifacts", "cache", "data", "mlflow.db")  # by the results folder
+DATABASE = ("mlflow.db", "mlflow.db-journal", "mlflow.db-shm", "mlflow.db-wal", "mlflow.lock")
+TAKEN = ("solo", "artifacts", "cache", "data", *DATABASE)  # by the results folder
 SOURCE_FILES = {
     ("folder", "path"): "dir",
     ("manifest", "path"): "file",
