@@ -6,6 +6,7 @@ import json
 import os
 from io import StringIO
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -17,6 +18,9 @@ from fuse_search.launch import work_for
 from fuse_search.processes import LIVES, VISIBLE, deal, run_workers
 from fuse_search.progress import Events, Progress, replay
 from fuse_search.stop import Stop
+from fuse_search.study import Study
+from fuse_search.tracker import Run, Tracker
+from fuse_search.train.loop import Training
 from small_space import SMALL
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -103,6 +107,43 @@ def test_a_worker_that_finds_a_store_away_waits_for_it(tmp_path, monkeypatch, as
         assert (ended.value.code, kind) == (1, "StoreUnreachable")
         assert text.startswith("a store of this study could not be reached for 0 minutes: --stor")
         writer.close()
+
+
+def test_a_worker_that_stops_the_study_has_written_all_of_its_trials(tmp_path, monkeypatch):
+    (tmp_path / "small.yaml").write_text(SMALL.replace(", weights: {solo: {tasks: [left]}}", ""))
+    options = dict.fromkeys(["device", "storage", "tracking_uri", "cache_budget"])
+    options |= {"space": str(tmp_path / "small.yaml"), "overrides": [], "plugins": [], "total": 9}
+    source, writer = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), "rw", strict=True))
+    print(json.dumps(options | {"results": str(tmp_path)}), file=writer, flush=True)
+    late, write = Event(), Run._files
+
+    def files(run: Run, given: dict[str, str]) -> None:
+        if "traceback.txt" in given:
+            late.wait()
+        write(run, given)
+
+    def then(call):
+        def late_then(self) -> None:
+            late.set()
+            call(self)
+
+        return late_then
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Run, "_files", files)
+    monkeypatch.setattr(Training, "_step", fail)
+    monkeypatch.setattr(Run, "flush", then(Run.flush))
+    monkeypatch.setattr(Study, "close", then(Study.close))
+    with pytest.raises(SystemExit):
+        work_for(source, out := StringIO())
+    writer.close()
+    assert out.getvalue().count("the last 5 trials failed") == 1
+    client = Tracker(None, tmp_path).client
+    runs = client.search_runs(["1"], "tags.trial LIKE '%'")
+    there = [[f.path for f in client.list_artifacts(run.info.run_id)] for run in runs]
+    assert there == [["spec.yaml", "traceback.txt"]] * 5
 
 
 def test_nobody_listening_is_no_fault_of_a_worker():

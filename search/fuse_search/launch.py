@@ -211,6 +211,10 @@ def work_for(source: TextIO, out: TextIO) -> None:
             opened, parent = _join(options, events, stop)
             try:
                 opened.worker(parent, events, stop).work(total)
+            except (Preempted, StudyStopped, StoreUnreachable):
+                with suppress(Exception):  # that is told, and a store may be away
+                    parent.flush()  # while the leases hold: others' writes are refused
+                raise
             finally:
                 opened.study.close()
         except (Preempted, KeyboardInterrupt):
