@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from claimant import opened
-from fuse_search import attempt, feasible
+from fuse_search import attempt, errors, feasible
 from fuse_search.errors import StudyStopped
 from fuse_search.opening import open_all
 from fuse_search.progress import Progress
@@ -206,6 +206,27 @@ def test_faults_of_unknown_kind_are_recorded_with_their_place_and_stop_the_study
     place = Path(client.download_artifacts(run.info.run_id, "traceback.txt"))
     assert 'raise ZeroDivisionError("no such number")' in place.read_text()
     assert run.data.tags["reason"] == reason
+    assert bench.left() == []
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), GeneratorExit("3"), BaseException("3")])
+def test_a_plugin_that_would_end_the_program_ends_its_trial(folder, monkeypatch, raised):
+    def fail(*args):
+        raise raised
+
+    write_small(folder, **{", weights: {solo: {tasks: [left]}}": ""})
+    monkeypatch.setattr(Training, "_step", fail)
+    bench = Bench(folder)
+    with pytest.raises(type(raised)):  # none of a plugin's
+        bench.one()
+    bench.study.release(0)
+    monkeypatch.setattr(errors, "SOURCES", {__file__})
+    assert bench.worker.baselines.one()
+    bench.one()
+    reason = f":{fail.__code__.co_firstlineno + 1}: {type(raised).__name__}: 3"
+    assert bench.study.baselines["a alone"]["reason"].endswith(reason)
+    [row] = bench.study.rows()
+    assert row.state == "failed" and row.attributes["reason"].endswith(reason)
     assert bench.left() == []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .alone import alone
 from .errors import LeaseLost, Preempted, StoreUnreachable
-from .faults import Fault
+from .faults import Fault, of_a_trial
 from .leases import Lease
 from .logged import finish
 from .preflight import Preflight
@@ -69,11 +69,15 @@ class Baselines:
         except LeaseLost:
             self.progress.say(f"baseline {name} was taken over while this worker was away")
             return
-        except (Preempted, KeyboardInterrupt, SystemExit, StoreUnreachable):
+        except (Preempted, KeyboardInterrupt, StoreUnreachable):
             run.describe({}, {"state": "preempted"})
             run.end("KILLED", lease.release)
             raise
-        except Exception as error:
+        except BaseException as error:
+            if not of_a_trial(error):
+                run.describe({}, {"state": "preempted"})
+                run.end("KILLED", lease.release)
+                raise
             fault = Fault.of(error)
             self.progress.say(f"baseline {name} failed: {fault.reason}")
             if lease.held():

@@ -36,7 +36,7 @@ class Fault:
     """and by how much, as a share of the limit."""
 
     @classmethod
-    def of(cls, error: Exception) -> Fault:
+    def of(cls, error: BaseException) -> Fault:
         text = masked(headline(error))
         if isinstance(error, Infeasible):
             return cls(text, kind=error.kind, amount=error.amount)
@@ -54,7 +54,12 @@ class Fault:
         run.describe({}, {"state": state, "reason": self.reason})
 
 
-def lacking_memory(error: Exception) -> bool:
+def of_a_trial(error: BaseException) -> bool:
+    """Whether it ends a trial and not the study; a plugin's sys.exit and the like do, too."""
+    return isinstance(error, Exception) or bool(place_of(error))
+
+
+def lacking_memory(error: BaseException) -> bool:
     """Whether memory was asked for in vain."""
     said = isinstance(error, RuntimeError) and any(words in str(error) for words in LACKING)
     return said or isinstance(error, torch.OutOfMemoryError | MemoryError)

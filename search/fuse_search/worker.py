@@ -9,7 +9,7 @@ from pathlib import Path
 from .attempt import Attempt
 from .baselines import Baselines
 from .errors import LeaseLost, Preempted, StoreUnreachable, StudyStopped
-from .faults import Fault
+from .faults import Fault, of_a_trial
 from .preflight import Preflight
 from .progress import Shown
 from .space import Space
@@ -105,10 +105,13 @@ class Worker:
         except LeaseLost:
             self.progress.say(f"trial {claim.number} was taken over while this worker was away")
             return
-        except (Preempted, KeyboardInterrupt, SystemExit, StoreUnreachable):
+        except (Preempted, KeyboardInterrupt, StoreUnreachable):
             attempt.leave()
             raise
-        except Exception as error:
+        except BaseException as error:
+            if not of_a_trial(error):
+                attempt.leave()
+                raise
             fault = Fault.of(error)  # its text only: the error itself holds on to memory
         if fault is None:
             for reasons in self.reasons.values():
