@@ -230,6 +230,18 @@ def test_a_plugin_that_would_end_the_program_ends_its_trial(folder, monkeypatch,
     assert bench.left() == []
 
 
+def test_a_trial_whose_network_cannot_be_kept_is_complete_all_the_same(folder):
+    bench = Bench(folder)
+    file = bench.folder / "checkpoints/0.safetensors"
+    file.mkdir(parents=True)  # in its way, as a full disk would be
+    bench.one()
+    said = f"no network of trial 0 is kept: {file} can't be written: "
+    assert said in bench.said.getvalue().replace("\n", "")
+    assert bench.runs() == [("FINISHED", "complete", [0, 1])]
+    assert [(row.state, sorted(row.epochs)) for row in bench.study.rows()] == [("complete", [0, 1])]
+    assert bench.left() == [] and not list(file.parent.glob(".*"))
+
+
 def test_at_start_what_was_left_is_brought_in_order(folder):
     bench = Bench(folder)
     for _ in range(2):

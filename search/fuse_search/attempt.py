@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from .errors import StoreUnreachable
 from .faults import MEMORY, Fault
 from .feasible import PARTS, NoRoomNow, check
 from .identity import identity
@@ -160,7 +161,11 @@ class Attempt:
         ended = Row(self.number, "complete", value, {"metrics": metrics}, {}, 0.0)
         if how == "complete" and self.study.keeps(ended):
             file = self.folder / f"{self.number}.safetensors"
-            keep(file, self.spec, trial.network, self.ready.shared.data)
+            try:
+                keep(file, self.spec, trial.network, self.ready.shared.data)
+            except StoreUnreachable as error:  # the disk may be full; what was measured counts
+                again = "it is trained again if it is the best"
+                self.progress.say(f"no network of trial {self.number} is kept: {error}; {again}")
         return how, value
 
     def _log(self, run: Run, epochs: deque[Epoch]) -> None:
