@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from fuse_search.errors import InputError, masked
+from fuse_search.errors import InputError, StoreAway, masked
 from fuse_search.nets.export import program, save_program
 from fuse_search.tracker import Run, Tracker
 from fuse_search.tracker.model import TORCH, Model
+from fuse_search.tracker.store import TRIES
 from fuse_search.ui import serve_ui
 
 
@@ -387,3 +391,23 @@ def test_the_page_needs_a_database_that_exists(tmp_path):
     with pytest.raises(InputError, match=r"http://\*\*\*@h\.org is no database"):
         serve_ui("http://a:b@h.org", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_database_that_is_away_is_told_soon(tmp_path):
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    asked.append(True)
+                    connection.close()
+
+        Thread(target=hang_up, daemon=True).start()
+        options = "sslmode=disable&gssencmode=disable"
+        with pytest.raises(StoreAway, match="can't open the MLflow store postgresql"):
+            Tracker(
+                f"postgresql+psycopg://me@127.0.0.1:{server.getsockname()[1]}/a?{options}", tmp_path
+            )
+    assert len(asked) == TRIES

@@ -25,6 +25,9 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 ASIDE = ".mlflow-"
+TRIES = 4
+"""How often MLflow tries to open a database that is away, in about a second; its own ten times take
+100 s, in which nobody is told why nothing happens."""
 DATABASES = {"sqlite", "postgresql", "mysql", "mssql"}
 
 
@@ -51,11 +54,13 @@ def open_store(uri: str, artifacts: str | None) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from mlflow.store.db import utils
     from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # somebody may have imported it before
     # It prints faults of the database with their traceback, and raises them too.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    utils.MAX_RETRY_COUNT = TRIES
     try:
         if (file := sqlite_file(uri)) and not file.exists():
             _create(file, artifacts)
