@@ -201,6 +201,15 @@ def costs(file: Path, *overrides: str) -> dict[str, int]:
     return preflight(read_space(file, overrides), "cpu", file.parent).corners
 
 
+def test_stochastic_depth_that_no_branch_has_is_told(three: Path, capsys: Capture) -> None:
+    line = "  train.drop_path has no effect: no branch has torchvision's StochasticDepth"
+    for value in ("0.2", "{type: float, low: 0, high: 0.5}"):
+        assert checked(capsys, three, f"train.drop_path={value}").count(line) == 1
+    assert "drop_path" not in "".join(checked(capsys, three))
+    one_has_it = "branches.a.network=efficientnet_b0"
+    assert "drop_path" not in "".join(checked(capsys, three, "train.drop_path=0.2", one_has_it))
+
+
 def at_most(parameters: int) -> str:
     return f"limits={{parameters: {parameters}}}"
 

@@ -105,7 +105,7 @@ def check(
     click.echo(f"{space}: fits together; rows: {json.dumps(rows)}")
     for plugin in in_use:
         click.echo(f"  plugin {plugin}")
-    for line in ready.notes():
+    for line in [*ready.notes(), *ready.idle]:
         click.echo(f"  {line}")
     for name, stages in ready.stages.items():
         click.echo(f"  branch {name}: {stages} stages; {ready.loaded[name]}")

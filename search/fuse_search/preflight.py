@@ -29,6 +29,7 @@ from .spec import Limits, Merge, TrialSpec, of_branch
 from .train.losses import TaskLoss
 from .train.metrics import evaluate
 from .train.planner import Place
+from .train.regularize import drop_path
 from .version import SOURCES
 
 # What building from a wrong spec raises; torch says with the last two that shapes don't fit.
@@ -67,6 +68,8 @@ class Preflight:
     """What of each branch's weights came from where."""
     read: frozenset[str]
     """The inputs that branches read."""
+    idle: list[str]
+    """What the space sets though it has no effect, and why."""
 
     def notes(self, most: int | None = None) -> list[str]:
         """What a person should know of the rows; of single ones, `most` or all."""
@@ -139,7 +142,15 @@ def preflight(
     stages = {name: len(branch.stages) for name, branch in branches.items()}
     loaded = {name: branch.loaded for name, branch in branches.items()}
     read = frozenset(branch.input for branch in whole.branches.values())
-    return Preflight(shared, stages, tried, checkpoint_contents(whole), loaded, read)
+    files, idle = checkpoint_contents(whole), _idle(space, branches)
+    return Preflight(shared, stages, tried, files, loaded, read, idle)
+
+
+def _idle(space: Space, branches: Mapping[str, Branch]) -> list[str]:
+    sets = [name for name in ("train", "solo") if space.tree[name]["drop_path"] is not None]
+    if not sets or any(map(drop_path, branches.values())):
+        return []
+    return [f"{sets[0]}.drop_path has no effect: no branch has torchvision's StochasticDepth"]
 
 
 def _try_tasks(space: Space, spec: TrialSpec, data: Data) -> None:

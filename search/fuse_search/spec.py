@@ -245,7 +245,7 @@ class Train(Record):
     """Alpha of CutMix: a rectangle of every image comes from another one. With mixup on too, each
     batch is mixed by one of the two."""
     drop_path: Share | None = None
-    """Stochastic depth of networks that have it; left out: as the network has it."""
+    """Stochastic depth of networks that have torchvision's; left out: as the network has it."""
     ema: Share | None = None
     """Decay of the weights' moving average, which is what is measured and kept; left out: none."""
     augment: Augment = Augment()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from ..nets.branch import Branch
 from ..nets.merged import Merged
 from ..spec import TrialSpec, of_branch
 
@@ -37,6 +38,12 @@ class StartingPoint:
                 parameter.grad.add_(parameter - start, alpha=alpha)
 
 
+def drop_path(branch: Branch) -> float:
+    """The highest chance that a block of this branch is left out; 0: it has no stochastic depth."""
+    chances = (m.p for m in branch.stages.modules() if isinstance(m, StochasticDepth))
+    return max(chances, default=0.0)
+
+
 def set_drop_path(network: Merged, spec: TrialSpec) -> None:
     """Stochastic depth (Huang et al. 2016) where a branch has torchvision's and is trained.
 
@@ -47,8 +54,7 @@ def set_drop_path(network: Merged, spec: TrialSpec) -> None:
         return
     depths = network.deepest(spec)
     for name, branch in network.branches.items():
-        chances = [m.p for m in branch.stages.modules() if isinstance(m, StochasticDepth)]
-        highest = max(chances, default=0.0)
+        highest = drop_path(branch)
         for module in branch.stages[len(branch.stages) - depths[name] :].modules():
             if isinstance(module, StochasticDepth) and highest:
                 module.p *= spec.train.drop_path / highest
