@@ -106,6 +106,14 @@ def test_dropping_branches_counts_where_one_can_be_dropped():
     assert same(dropping(0.0, **cascade), dropping(0.5, **cascade))
 
 
+def test_auxiliary_losses_count_by_branch():
+    def judged(weight):
+        return spec(losses={"auxiliary": weight})
+
+    assert same(judged(0.3), judged({"a": 0.3, "b": 0.3}))
+    assert not same(judged(0.3), judged({"a": 0.3, "b": 0.0}))
+
+
 def test_the_content_of_a_checkpoint_counts_and_not_its_name_alone(tmp_path):
     file = tmp_path / "weights.pt"
     branch = {"a": {"network": choice("conv3x3"), "weights": choice(str(file))}}

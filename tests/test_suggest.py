@@ -209,7 +209,7 @@ unfreeze:
   lr_decay: {a: {type: float, low: 0.5, high: 0.9}, c: {type: float, low: 0.1, high: 0.2}}
   lr_factor: {b: {type: float, low: 0.1, high: 0.5, log: true}}
   l2_sp: {type: float, low: 0.1, high: 1}
-losses: {auxiliary: {type: float, low: 0.1, high: 1}}
+losses: {auxiliary: {a: {type: float, low: 0.1, high: 1}, b: {type: float, low: 0.1, high: 1}}}
 train: {ema: {type: categorical, choices: [null, 0.9]}}
 """  # noqa: E501
 
@@ -219,8 +219,18 @@ def test_only_what_belongs_to_the_branches_in_use_is_asked(tmp_path: Path) -> No
     file.write_text(EACH, encoding="utf-8")
     space = read_space(file)
     of = {
-        "a": ("merge.tap.a", "unfreeze.schedule.a.gradual.every", "unfreeze.lr_decay.a"),
-        "b": ("merge.tap.b.1", "unfreeze.schedule.b.gradual.every", "unfreeze.lr_factor.b"),
+        "a": (
+            "merge.tap.a",
+            "unfreeze.schedule.a.gradual.every",
+            "unfreeze.lr_decay.a",
+            "losses.auxiliary.a",
+        ),
+        "b": (
+            "merge.tap.b.1",
+            "unfreeze.schedule.b.gradual.every",
+            "unfreeze.lr_factor.b",
+            "losses.auxiliary.b",
+        ),
         "c": ("unfreeze.lr_decay.c",),
     }
     seen = set()
@@ -230,7 +240,7 @@ def test_only_what_belongs_to_the_branches_in_use_is_asked(tmp_path: Path) -> No
         for branch, names in of.items():
             assert all((name in asked) == (merges and branch in spec.merge.use) for name in names)
         assert ("merge.branch_dropout" in asked) == (topology.name in ("parallel", "trunk"))
-        assert ("losses.auxiliary" in asked) == ("train.ema" in asked) == merges
+        assert ("train.ema" in asked) == merges
         assert ("concat.width" in asked) == (topology.name == "parallel")
         assert ("trunk.fusion.concat.width" in asked) == (topology.name == "trunk")
         if merges:

@@ -37,6 +37,7 @@ def _canonical(found: dict[str, Any], spec: TrialSpec, stages: dict[str, int]) -
     taps = {name: _taps(of_branch(spec.merge.tap, name)) for name in use}
     used = {name: _stages(max, taps[name], stages[name]) for name in use}
     found["merge"]["tap"] = taps
+    found["losses"]["auxiliary"] = [of_branch(spec.losses.auxiliary, name) for name in use]
     if topology.name == "cascade" or len(use) == 1:
         found["merge"]["branch_dropout"] = 0.0  # a branch always stays
     if topology.name == "cascade":

@@ -208,8 +208,9 @@ class Losses(Record):
     weights: Weighting = Choice(name="equal")
     """equal, a weight for each task, a simplex over the tasks, or learned from losses or gradients:
     uncertainty, dwa, famo, gradnorm, mgda or pcgrad."""
-    auxiliary: NonNegative = 0.0
-    """Weight of the losses of a head on each branch alone, beside those of the merged network."""
+    auxiliary: Annotated[NonNegative | dict[str, NonNegative], PerBranch(NonNegative)] = 0.0
+    """Weight of the losses of a head on each branch alone, whose mean over the branches is added to
+    those of the merged network; a branch with 0 has no such head."""
 
 
 class Train(Record):

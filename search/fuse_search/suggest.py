@@ -30,7 +30,7 @@ PER_BRANCH = {
         for name, field in model.model_fields.items()
         if any(isinstance(marker, PerBranch) for marker in field.metadata)
     ]
-    for section, model in (("merge", Merge), ("unfreeze", Unfreeze))
+    for section, model in (("merge", Merge), ("unfreeze", Unfreeze), ("losses", Losses))
 }
 
 

@@ -272,6 +272,20 @@ def test_auxiliary_heads_judge_each_branch_alone_in_training():
     assert list(network.eval()(IMAGES)) == ["left", "right"]
 
 
+def test_auxiliary_losses_count_by_each_branchs_weight_and_without_one_there_is_no_head():
+    branches = {n: {"network": choice("conv3x3", width=5)} for n in "abc"}
+    given = spec(branches=branches, losses={"auxiliary": {"a": 0.6, "b": 0.0, "c": 0.3}})
+    network = build(given, DATA).train()
+    outputs = network(IMAGES)
+    assert list(outputs) == ["left", "right"] + [(t, b) for b in "ac" for t in ("left", "right")]
+    targets = {task: DATA.targets[task].values[:4] for task in given.tasks}
+    one, a, c = (
+        F.cross_entropy(outputs[k], targets["left"]) for k in ("left", ("left", "a"), ("left", "c"))
+    )
+    found = TaskLosses(given, DATA)(outputs, targets)
+    torch.testing.assert_close(found["left"], one + (0.6 * a + 0.3 * c) / 3)
+
+
 class Constant(nn.Module):
     def __init__(self, logits, number):
         super().__init__()

@@ -190,10 +190,9 @@ def join(spec: TrialSpec, data: Data, branches: dict[str, Branch]) -> Merged:
         choice, drop = spec.merge.topology, spec.merge.branch_dropout
         topology = TOPOLOGIES[choice.name](branches, drop, **choice.options)
         heads = _heads(topology.out_features, spec, data)
-    auxiliary = {}
-    if spec.losses.auxiliary:
-        with seeded(spec.seed, "auxiliary"):
-            auxiliary = {n: _heads(topology.widths[n], spec, data) for n in topology.names}
+    judged = [n for n in topology.names if of_branch(spec.losses.auxiliary, n)]
+    with seeded(spec.seed, "auxiliary"):
+        auxiliary = {n: _heads(topology.widths[n], spec, data) for n in judged}
     return Merged(topology, heads, spec.train.dropout, auxiliary)
 
 

@@ -21,7 +21,7 @@ from ..data import Data, Target
 from ..data.record import known
 from ..errors import TrialError, source_of
 from ..nets.tasks import TASKS
-from ..spec import NonNegative, Positive, TaskSpec, TrialSpec
+from ..spec import NonNegative, Positive, TaskSpec, TrialSpec, of_branch
 
 Loss = TypeVar("Loss", bound=Callable[..., Any])
 CPU = torch.device("cpu")
@@ -143,6 +143,7 @@ class TaskLosses:
     def __init__(self, spec: TrialSpec, data: Data, device: torch.device = CPU) -> None:
         """`device`: where outputs and targets will be."""
         train, self._auxiliary = data.splits["train"], spec.losses.auxiliary
+        self._branches = len(spec.merge.use)
         self._of = {
             task: TaskLoss(about, data.targets[task], train, device)
             for task, about in spec.tasks.items()
@@ -165,7 +166,7 @@ class TaskLosses:
         """Scalars by task: the mean over the rows whose target is known, 0 where there is none.
 
         Of outputs by (task, branch), as branches have them in training by their auxiliary heads,
-        the mean loss is added by its weight.
+        the losses by their weights are added, divided by the number of branches.
 
         counts: [T], by what the rows' losses are divided; None: by what they count themselves.
         absent: by branch, which rows [B] lack its input: they add nothing to the loss of its own.
@@ -176,9 +177,11 @@ class TaskLosses:
             rows = loss.of_rows(outputs[task], *about)
             if keys := [key for key in outputs if isinstance(key, tuple) and key[0] == task]:
                 own = [
-                    _without(loss.of_rows(outputs[key], *about), absent.get(key[1])) for key in keys
+                    of_branch(self._auxiliary, key[1])
+                    * _without(loss.of_rows(outputs[key], *about), absent.get(key[1]))
+                    for key in keys
                 ]
-                rows = rows + self._auxiliary * torch.stack(own).mean(0)
+                rows = rows + torch.stack(own).sum(0) / self._branches
             if loss.even:
                 found[task] = rows.mean()
             else:
