@@ -101,6 +101,8 @@ def test_dropping_branches_counts_where_one_can_be_dropped():
         return spec(merge={"branch_dropout": chance, **parallel(), **merge})
 
     assert not same(dropping(0.0), dropping(0.5))
+    assert same(dropping(0.5), dropping({"a": 0.5, "b": 0.5}))
+    assert not same(dropping(0.5), dropping({"a": 0.5, "b": 0.0}))
     assert same(dropping(0.0, use=("a",)), dropping(0.5, use=("a",)))
     cascade = {"topology": choice("cascade", entry=0, order=())}
     assert same(dropping(0.0, **cascade), dropping(0.5, **cascade))

@@ -196,7 +196,7 @@ branches: {a: {network: conv3x3}, b: {network: mlp}, c: {network: conv5x5}}
 merge:
   use: {type: subset, min: 1, max: 2}
   tap: {a: {type: categorical, choices: [-1, [-1, block1]]}, b: [-1, {type: int, low: -3, high: -2}]}
-  branch_dropout: {type: float, low: 0.1, high: 0.5}
+  branch_dropout: {a: {type: float, low: 0.1, high: 0.5}, b: 0.2, c: 0.3}
   topology:
     type: categorical
     choices:
@@ -239,7 +239,8 @@ def test_only_what_belongs_to_the_branches_in_use_is_asked(tmp_path: Path) -> No
         seen.add(topology.name)
         for branch, names in of.items():
             assert all((name in asked) == (merges and branch in spec.merge.use) for name in names)
-        assert ("merge.branch_dropout" in asked) == (topology.name in ("parallel", "trunk"))
+        drops = "a" in spec.merge.use and topology.name in ("parallel", "trunk")
+        assert ("merge.branch_dropout.a" in asked) == drops
         assert ("train.ema" in asked) == merges
         assert ("concat.width" in asked) == (topology.name == "parallel")
         assert ("trunk.fusion.concat.width" in asked) == (topology.name == "trunk")

@@ -38,8 +38,10 @@ def _canonical(found: dict[str, Any], spec: TrialSpec, stages: dict[str, int]) -
     used = {name: _stages(max, taps[name], stages[name]) for name in use}
     found["merge"]["tap"] = taps
     found["losses"]["auxiliary"] = [of_branch(spec.losses.auxiliary, name) for name in use]
+    dropped = {name: of_branch(spec.merge.branch_dropout, name) for name in use}
     if topology.name == "cascade" or len(use) == 1:
-        found["merge"]["branch_dropout"] = 0.0  # a branch always stays
+        dropped = dict.fromkeys(use, 0.0)  # a branch always stays
+    found["merge"]["branch_dropout"] = dropped
     if topology.name == "cascade":
         order = in_order(use, topology.options["order"])
         entry = topology.options["entry"]

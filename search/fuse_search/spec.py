@@ -185,7 +185,7 @@ class Merge(Record):
     tap: Annotated[Tap | dict[str, Tap], PerBranch(Tap)] = -1
     """The stage whose output is taken: -1 is a branch's last stage, -2 the one before; a module's
     name means the stage that it ends in. A list takes several."""
-    branch_dropout: Share = 0.0
+    branch_dropout: Annotated[Share | dict[str, Share], PerBranch(Share)] = 0.0
     """Chance that a training row goes without a branch; one always stays, in a cascade all do."""
 
 

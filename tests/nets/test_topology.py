@@ -226,9 +226,9 @@ def test_what_a_topology_reads_may_come_pooled(name):
 def test_every_row_keeps_a_branch():
     torch.manual_seed(0)
     taps = {"a": [torch.ones(20_000, 1)], "b": [torch.ones(20_000, 2, 2, 3)] * 2}
-    drop = BranchDropout(0.3)
+    drop = BranchDropout(0.3, "ab")
     assert drop.eval()(taps) is taps
-    assert BranchDropout(0.0).train()(taps) is taps
+    assert BranchDropout(0.0, "ab").train()(taps) is taps
     found = drop.train()(taps)
     a, b = found["a"][0][:, 0], found["b"][0].mean((1, 2, 3))
     assert torch.equal(found["b"][0], found["b"][1])
@@ -236,6 +236,23 @@ def test_every_row_keeps_a_branch():
     # each is dropped with 0.3, except half of the times that both would be
     for kept in (a, b):
         assert kept.mean().item() == pytest.approx(1 - 0.3 + 0.3**2 / 2, abs=0.02)
+
+
+def test_branches_are_dropped_each_with_its_chance():
+    torch.manual_seed(0)
+    taps = {name: [torch.ones(40_000, 1)] for name in "abc"}
+    chances = {"a": 0.9, "b": 0.5, "c": 0.2}
+    drop = BranchDropout(chances, "abc").train()
+    a, b, c = (found[0][:, 0] for found in drop(taps).values())
+    assert (a + b + c).min() == 1
+    # each by its own chance, but for a third of the times that all would be
+    for kept, chance in zip((a, b, c), chances.values(), strict=True):
+        expected = 1 - chance + 0.9 * 0.5 * 0.2 / 3
+        assert kept.mean().item() == pytest.approx(expected, abs=0.01)
+    always = BranchDropout({"a": 0.9, "b": 0.0}, "ab").train()(dict(list(taps.items())[:2]))
+    assert always["b"][0].min() == 1 and always["a"][0].mean().item() == pytest.approx(
+        0.1, abs=0.01
+    )
 
 
 def test_branch_dropout_is_for_training_alone():

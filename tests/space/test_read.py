@@ -75,6 +75,7 @@ def test_defaults_are_filled_in() -> None:
         ("unfreeze.schedule={phases: {depths: [0, {type: int, low: 1, high: 2}, all]}}", Choice(name="phases", options={"depths": (0, IntRange(low=1, high=2), "all")})),
         ("unfreeze.lr_decay={type: float, low: 0.5, high: 1}", FloatRange(low=0.5, high=1.0)),
         ("unfreeze.l2_sp={large: {type: float, low: 0, high: 1}}", {"small": 0.0, "large": FloatRange(low=0.0, high=1.0)}),
+        ("merge.branch_dropout={small: 0.5}", {"small": 0.5, "large": 0.0}),
         ("losses.auxiliary={large: {type: float, low: 0, high: 1}}", {"small": 0.0, "large": FloatRange(low=0.0, high=1.0)}),
         ("train.optimizer={sgd: }", Choice(name="sgd", options={"momentum": 0.9})),
     ],

@@ -24,7 +24,7 @@ class Cascade(nn.Module):
     def __init__(
         self,
         branches: dict[str, Branch],
-        branch_dropout: float = 0.0,
+        branch_dropout: float | Mapping[str, float] = 0.0,
         *,
         order: BranchNames = (),
         entry: Whole = 0,

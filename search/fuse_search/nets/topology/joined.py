@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from math import prod
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...data.room import need_ram
 from ...errors import InputError, TrialError, source_of
-from ...spec import Choice
+from ...spec import Choice, of_branch
 from ..branch import ABSENT, Branch, Stream
 from ..fusions import FUSIONS
 from ..shapes import Resize, apart, width_of
@@ -148,23 +148,28 @@ class Readers(nn.Module):
 
 
 class BranchDropout(nn.Module):
-    """In training, each row goes without each branch with this chance: its taps are zeros.
+    """In training, each row goes without each branch with its chance: its taps are zeros.
 
     As in modality dropout (Neverova et al. 2016, ModDrop) what stays is not scaled: a fusion need
     not be a sum, and is to learn what a missing branch looks like. Of a row that would lose all
-    branches one stays, all with the same chance.
+    branches one stays, all with the same chance. `chance`: of all branches, or of each by name.
     """
 
-    def __init__(self, chance: float) -> None:
+    chances: Tensor
+
+    def __init__(self, chance: float | Mapping[str, float], names: Sequence[str]) -> None:
         super().__init__()
-        self.chance = chance
+        chances = [of_branch(chance, name) for name in names]
+        self.drops = any(chances)
+        self.register_buffer("chances", torch.tensor(chances), persistent=False)
 
     def forward(self, taps: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
-        if not self.training or not self.chance:
+        if not self.training or not self.drops:
             return taps
         some = next(iter(taps.values()))[0]
         drawn = torch.rand(len(some), len(taps), device=some.device)
-        kept = (drawn >= self.chance) | (drawn == drawn.amax(1, keepdim=True))
+        kept, shares = drawn >= self.chances, drawn / self.chances
+        kept |= ~kept.any(1, keepdim=True) & (shares == shares.amax(1, keepdim=True))
         return {
             name: [torch.where(stays.view(-1, *[1] * (x.ndim - 1)), x, 0) for x in each]
             for (name, each), stays in zip(taps.items(), kept.unbind(1), strict=True)

@@ -24,7 +24,7 @@ class Parallel(nn.Module):
     def __init__(
         self,
         branches: dict[str, Branch],
-        branch_dropout: float = 0.0,
+        branch_dropout: float | Mapping[str, float] = 0.0,
         *,
         fusion: Fusion = "concat",  # type: ignore[assignment]
         taps: Literal["vectors", "maps"] | None = None,
@@ -35,7 +35,7 @@ class Parallel(nn.Module):
         on_maps = for_maps(fusion) if taps is None else taps == "maps"
         size = _smallest(self.branches) if on_maps else None
         self.readers = Readers(branches, {n: b.taps for n, b in branches.items()}, size)
-        self.drop = BranchDropout(branch_dropout)
+        self.drop = BranchDropout(branch_dropout, self.names)
         self.fusion = make_fusion(fusion, self.readers.widths)
         self.out_features: int = self.fusion.out_features  # type: ignore[assignment]
         self.widths = self.readers.own_widths

@@ -26,7 +26,7 @@ class Trunk(nn.Module):
     def __init__(
         self,
         branches: dict[str, Branch],
-        branch_dropout: float = 0.0,
+        branch_dropout: float | Mapping[str, float] = 0.0,
         *,
         host: BranchNames = (),
         entry: Count = 1,
@@ -42,7 +42,7 @@ class Trunk(nn.Module):
         taps = [(self.entry,), *(branch.taps for branch in others)]
         self.form = trunk.forms[self.entry - 1]
         self.readers = Readers(branches, dict(zip(self.names, taps, strict=True)), _grid(self.form))
-        self.drop = BranchDropout(branch_dropout)
+        self.drop = BranchDropout(branch_dropout, self.names)
         self.fusion = make_fusion(fusion, self.readers.widths)
         self.fit = nn.Linear(self.fusion.out_features, self.form.channels)  # type: ignore[arg-type]
         self.pooling = trunk.pooling(len(trunk.stages))
