@@ -133,7 +133,7 @@ EXPECTED = {
 :10: branches.sixth.network: must be one of the networks, written NAME or {NAME: {option: value}}, found [resnet18]; there is alexnet, conv1d, conv3x3, conv5x5, convnext_base, convnext_large, convnext_small, convnext_tiny, densenet121, densenet161, densenet169, densenet201, … (87 in all)
 :11: branches.9th: a name is up to 64 letters, digits, - and _, and begins with a letter, found 9th
 :11: branches.9th.network: no such entry of networks, found 9th; there is alexnet, conv1d, conv3x3, conv5x5, convnext_base, convnext_large, convnext_small, convnext_tiny, densenet121, densenet161, densenet169, densenet201, … (87 in all) (own ones need --plugin)
-:12: branches.type: no branch can have this name
+:12: branches.type: no branch can have this name, which is a key of domains
 """,
     "not_yaml": """
 :8: isn't YAML that can be read: expected ',' or '}', but got ':'

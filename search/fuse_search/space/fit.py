@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from ..errors import nearest
-from ..spec import Named, OneOf, PerBranch, Pick
+from ..spec import Choice, Named, OneOf, PerBranch, Pick
 from .document import Document, Key
 from .domains import DOMAINS, Domain, FloatRange, IntRange, Simplex, Subset
 
@@ -22,6 +22,8 @@ from .domains import DOMAINS, Domain, FloatRange, IntRange, Simplex, Subset
 FIXED = ("study", "seed", "data", "tasks", "branches", "solo", "search", "limits")
 
 MOST = 2**53  # whole numbers beyond are no longer exact as floats, and no machine has so much
+
+CATEGORICAL = "{type: categorical, choices: […]}"  # in messages
 
 Tables = dict[str, list[str]]
 """The names of the branches and of the tasks; empty where the file has none."""
@@ -146,6 +148,28 @@ def parse_domain(document: Document, raw: dict[str, Any], key: Key) -> Domain | 
             else:  # of several keys, and their values are in the rule
                 document.problem(key, _rule(detail))
         return None
+
+
+def holds_mappings(document: Document, branches: list[str], raw: Any, key: Key) -> bool:
+    """Whether choices of a domain are mappings by branch, each of which is noted as wrong."""
+    choices = raw.get("choices") if is_domain(raw) else None
+    found = False
+    for i, choice in enumerate(choices if isinstance(choices, list) else ()):
+        if isinstance(choice, dict) and choice and {*choice} <= {*branches}:
+            inside = f"{{{next(iter(choice))}: {CATEGORICAL}}}"
+            rule = f"can't be a mapping by branch: a domain goes inside of it, as in {inside}"
+            document.problem((*key, "choices", i), rule, found=choice)
+            found = True
+    return found
+
+
+def alternatives(choice: Any) -> str:
+    """The end of a message: how one entry can have several values of an option."""
+    option = next(iter(choice.options), "*") if isinstance(choice, Choice) else "*"
+    if option == "*":
+        return ""
+    inside = f"{{{choice.name}: {{{option}: {CATEGORICAL}}}}}"
+    return f"; what differs goes inside of it, as in {inside}"
 
 
 def check_domain(

@@ -20,9 +20,11 @@ from .catalogue import REQUIRED
 from .document import Document, Key, read_document
 from .domains import DOMAINS, Categorical, IntRange
 from .fit import (
+    alternatives,
     check_domain,
     check_names,
     check_value,
+    holds_mappings,
     is_domain,
     item_type,
     nullable,
@@ -132,7 +134,9 @@ class _Reader:
         raw = self.by_name(raw, key)
         for name in raw:
             if key == ("branches",) and name in (TYPE, *catalogue.names(SCHEDULES)):
-                self.document.problem((*key, name), "no branch can have this name")
+                of = "a key of domains" if name == TYPE else "an entry of unfreeze.schedule"
+                rule = f"no branch can have this name, which is {of}"
+                self.document.problem((*key, name), rule)
         if key == ("branches",):  # `conv3x3:` alone is the network of that name
             raw = {
                 name: {"network": name} if inner is None else inner for name, inner in raw.items()
@@ -166,7 +170,8 @@ class _Reader:
         """One value (or domain) for all branches, or one for each by name."""
         branches = self.known["branches"]
         if not isinstance(raw, dict) or TYPE in raw:
-            return self.value(marker.leaf, raw, key)
+            of_all = not holds_mappings(self.document, branches, raw, key)
+            return self.value(marker.leaf, raw, key) if of_all else raw
         if isinstance(unpack(marker.leaf)[1], Pick) and len(raw) == 1 and not {*raw} & {*branches}:
             return self.value(marker.leaf, raw, key)  # an entry with its options
         for name in raw if branches else ():
@@ -272,7 +277,8 @@ class _Reader:
                 rule = "a choice can't be or hold a domain, but in an entry's options"
                 self.document.problem(place, rule, found=raw)
             elif label(choice) in labels:
-                self.document.problem(place, "names one choice twice", found=label(choice))
+                hint = alternatives(choice)
+                self.document.problem(place, "names one choice twice", hint, found=label(choice))
             choices.append(choice)
             labels.append(label(choice))
         return domain.model_copy(update={"choices": choices})
