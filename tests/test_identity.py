@@ -116,6 +116,48 @@ def test_auxiliary_losses_count_by_branch():
     assert not same(judged(0.3), judged({"a": 0.3, "b": 0.0}))
 
 
+def test_a_trunks_entry_beyond_the_hosts_stages_is_the_last():
+    def entered(entry, tap=-1):
+        options = {"host": ("a",), "entry": entry, "fusion": choice("sum")}
+        return spec(merge={"tap": tap, "topology": choice("trunk", **options)})
+
+    assert same(entered(2), entered(5)) and not same(entered(1), entered(2))
+    assert same(entered(1, -2), entered(2, -2)) and same(entered(2, (-3, -1)), entered(5, (-3, -1)))
+    assert not same(entered(2, "block1"), entered(5, "block1"))  # may lie anywhere
+
+
+def test_as_many_experts_as_taps_are_all():
+    def experts(k, tap=-1, use=("a", "b")):
+        return spec(merge={"tap": tap, "use": use, **parallel("experts", width=4, k=k)})
+
+    assert same(experts(None), experts(2)) and same(experts(2), experts(7))
+    assert not same(experts(1), experts(2)) and same(experts(1, use=("a",)), experts(5, use=("a",)))
+    three = {"a": (-1, -2), "b": -1}
+    assert same(experts(3, three), experts(None, three)) and not same(experts(2, three), experts(3))
+    assert not same(experts(2, three), experts(3, three))
+
+    def others(topology, k, tap=-1, **options):
+        of = "fusion" if topology == "trunk" else "rejoin"
+        options |= {of: choice("experts", width=4, k=k)}
+        return spec(merge={"tap": tap, "topology": choice(topology, **options)})
+
+    trunk = {"topology": "trunk", "tap": (-1, -2), "host": ("a",), "entry": 1}
+    assert same(others(k=3, **trunk), others(k=4, **trunk))  # one of the host, two of the other
+    assert not same(others(k=2, **trunk), others(k=3, **trunk))
+    cascade = {"topology": "cascade", "order": (), "entry": 0}
+    assert same(others(k=2, **cascade), others(k=None, **cascade))
+
+
+def test_taps_are_joined_as_their_fusion_is_meant():
+    def joined(fusion, taps):
+        options = {"fusion": choice(fusion, width=4), "taps": taps}
+        return spec(merge={"topology": choice("parallel", **options)})
+
+    assert same(joined("sum", None), joined("sum", "vectors"))
+    assert same(joined("conv", None), joined("conv", "maps"))
+    assert not same(joined("sum", "maps"), joined("sum", "vectors"))
+
+
 def test_the_content_of_a_checkpoint_counts_and_not_its_name_alone(tmp_path):
     file = tmp_path / "weights.pt"
     branch = {"a": {"network": choice("conv3x3"), "weights": choice(str(file))}}

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .nets.networks import files_of, library_versions
+from .nets.topology.joined import for_maps
 from .nets.unfreeze import at_most, deepest, expected
-from .spec import CHECKPOINTS, Tap, TrialSpec, in_order, of_branch
+from .spec import CHECKPOINTS, Choice, Tap, TrialSpec, in_order, of_branch
 from .written import written
 
 
@@ -37,6 +38,7 @@ def _canonical(found: dict[str, Any], spec: TrialSpec, stages: dict[str, int]) -
     taps = {name: _taps(of_branch(spec.merge.tap, name)) for name in use}
     used = {name: _stages(max, taps[name], stages[name]) for name in use}
     found["merge"]["tap"] = taps
+    count = sum(map(len, taps.values()))  # where two names lead to one stage there are fewer
     found["losses"]["auxiliary"] = [of_branch(spec.losses.auxiliary, name) for name in use]
     dropped = {name: of_branch(spec.merge.branch_dropout, name) for name in use}
     if topology.name == "cascade" or len(use) == 1:
@@ -53,8 +55,25 @@ def _canonical(found: dict[str, Any], spec: TrialSpec, stages: dict[str, int]) -
         found["merge"]["topology"]["cascade"] |= {"order": [*order], "entry": entries}
     if topology.name == "trunk":
         host, *_ = in_order(use, topology.options["host"])
-        found["merge"]["topology"]["trunk"]["host"] = [host]
+        entry = topology.options["entry"]
+        if all(isinstance(tap, int) for tap in taps[host]):  # as in a cascade
+            entry = max(1, min(entry, used[host] - 1))
+        found["merge"]["topology"]["trunk"] |= {"host": [host], "entry": entry}
+        count += 1 - len(taps[host])
+    if topology.name == "parallel" and "taps" in topology.options:
+        as_meant = "maps" if for_maps(topology.options["fusion"]) else "vectors"
+        found["merge"]["topology"]["parallel"]["taps"] = topology.options["taps"] or as_meant
+    _experts(found, topology, count)
     found["unfreeze"] = _unfreezing(spec, used)
+
+
+def _experts(found: dict[str, Any], topology: Choice, taps: int) -> None:
+    """Where no fewer experts are let through than there are taps, all are."""
+    for option, fusion in topology.options.items():
+        if not isinstance(fusion, Choice) or fusion.name != "experts":
+            continue
+        if (fusion.options["k"] or taps) >= taps:
+            found["merge"]["topology"][topology.name][option]["experts"]["k"] = None
 
 
 def _taps(tap: Tap) -> list[int | str]:
