@@ -302,7 +302,7 @@ def test_bad_rows_are_named_or_left_empty(tmp_path, capsys):
     table, kept, _ = kept_network(tmp_path)
     text = table.read_text().splitlines()
     text[2] = text[2].replace("1.png", "none.png")
-    text[4] = "3.png,fox,tall," + text[4].split(",", 3)[3]
+    text[4] = "no.png,fox,tall," + text[4].split(",", 3)[3]
     text[5] = "," + text[5].split(",", 1)[1]  # no row of training lacked its photo
     text[6] += ",one more"
     table.write_text("\n".join(text) + "\n")
@@ -313,7 +313,8 @@ def test_bad_rows_are_named_or_left_empty(tmp_path, capsys):
     assert [line.partition(": ")[0] for line in lines[1:5]] == [
         f"{table}:{n}" for n in (3, 5, 6, 7)
     ]
-    assert "no such file" in lines[1] and "'tall'" in lines[2]
+    assert "no such file" in lines[1]
+    assert "no such file" in lines[2] and "'tall'" in lines[2]  # two faults of one row
     assert lines[3].endswith("photo: is missing, which it was in no row of training")
     assert lines[4].endswith("11 cells, but the header has 10")
     assert not (tmp_path / "out.csv").exists()

@@ -115,13 +115,13 @@ def test_each_row_is_answered_or_named(tmp_path, capsys):
     assert capsys.readouterr().err == said
 
     lines.loc["b", "photo"] = "data:image/png;base64,YW?Jj"
-    lines.loc["d", "height"] = "tall"
+    lines.loc["d", ["height", "photo"]] = "tall"  # two faults of one row
     with pytest.raises(MlflowException) as error:
         served.predict(lines)
     head, *rest = str(error.value).splitlines()
     assert head == "2 rows can't be read:"
     assert rest[0].startswith("row 2: photo: can't be decoded as base64: ")
-    assert rest[1].startswith("row 4: body: ") and len(rest) == 2
+    assert rest[1].startswith("row 4: photo: tall: ") and "; body: " in rest[1] and len(rest) == 2
 
 
 class serving:

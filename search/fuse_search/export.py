@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import Data
+from .data.bad import by_row
 from .data.batches import fetch
 from .data.record import absent
 from .data.table import Table
@@ -19,7 +20,7 @@ from .errors import InputError, TrialError
 from .kept import FILE, Kept, as_written
 from .nets.export import Run, load_onnx, load_program, program, save_onnx, save_program, steps, two
 from .plugins import named_in
-from .predict import Predictor, summary, told
+from .predict import Predictor, summary
 from .served import MODULE, PLUGINS
 from .shared import open_shared
 from .tracker.model import TORCH, Model
@@ -69,7 +70,7 @@ def rows_of_table(kept: Kept, table: Table, folder: Path) -> dict[str, Tensor]:
     cells = {name: table.column(name, "--input")[:ROWS] for name in predictor.reads}
     found = predictor.read(cells, folder)
     if found.faults:
-        raise InputError(summary([f"{table.place(f.row)}: {told(f)}" for f in found.faults]))
+        raise InputError(summary(list(by_row(found.faults, table.place).values())))
     data = predictor.rows(found.inputs, found.missing)
     return rows_for(kept, data, data.splits["val"])
 

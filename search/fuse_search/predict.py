@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .data import Data
+from .data.bad import by_row
 from .data.batches import Rows
 from .data.decoded import Decoded, Fault
 from .data.readers.reader import Cell
@@ -180,13 +181,13 @@ def predict_table(
         faults = [Fault(start + f.row, f.input, f.reason) for f in found.faults]
         ragged = [fault for fault in table.faults if start <= fault.row < start + count]
         lost = {fault.row for fault in ragged}  # their cells are all missing
-        faults = sorted([*ragged, *(f for f in faults if f.row not in lost)], key=lambda f: f.row)
-        texts = [f"{table.place(f.row)}: {told(f)}" for f in faults]
+        bad = by_row([*ragged, *(f for f in faults if f.row not in lost)], table.place)
+        texts = list(bad.values())
         if texts and not skip:
             raise InputError(f"{summary(texts)}\n--on-error skip leaves such rows empty")
         for values in columns.values():
-            for fault in faults:
-                values[fault.row - start] = None
+            for row in bad:
+                values[row - start] = None
         rows: Columns = {predictor.row: list(range(start + 1, start + count + 1))}
         shown = {name: [_shown(cell) for cell in values] for name, values in part.items()}
         yield rows | shown | columns, texts, found.cut
@@ -234,11 +235,6 @@ def _parquet(chunks: Iterable[Columns], file: Path, kinds: Mapping[str, bool]) -
             schema = pa.schema([(row, pa.int64()), *types])
             writer = writer or stack.enter_context(ParquetWriter(file, schema))
             writer.write_table(pa.table(columns, schema))
-
-
-def told(fault: Fault) -> str:
-    """What is wrong, without the row."""
-    return f"{fault.input}: {fault.reason}" if fault.input else fault.reason
 
 
 def summary(texts: Sequence[str]) -> str:

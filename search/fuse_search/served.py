@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .data.bad import by_row
 from .data.decoded import Fault
 from .errors import InputError, warn
 from .kept import FILE, read_kept
 from .plugins import use
-from .predict import Predictor, cuts, summary, told
+from .predict import Predictor, cuts, summary
 from .tracker.model import refusal
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ class Served:
             raise refusal(str(error)) from None
         faults += [fault for fault in found.faults if fault.row not in broken]
         if faults:
-            faults.sort(key=lambda fault: fault.row)
-            raise refusal(summary([f"row {f.row + 1}: {told(f)}" for f in faults]))
+            bad = by_row(faults, lambda row: f"row {row + 1}")
+            raise refusal(summary(list(bad.values())))
         for line in cuts(found.cut, self._predictor.kept):
             warn(line)
         return pd.DataFrame(columns, model_input.index)

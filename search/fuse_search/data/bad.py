@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,15 @@ from fuse_search.errors import InputError
 
 MOST_TOLD = 20
 MOST_BAD = 0.5  # of the rows: with more it isn't the rows that are wrong
+
+
+def by_row(faults: Iterable[Fault], place: Callable[[int], str]) -> dict[int, str]:
+    """Of each row that has some, in their order, `PLACE: COLUMN: REASON; COLUMN: REASON`."""
+    reasons: dict[int, list[str]] = {}
+    for fault in sorted(faults, key=lambda fault: fault.row):
+        text = f"{fault.input}: {fault.reason}".removeprefix(": ")
+        reasons.setdefault(fault.row, []).append(text)
+    return {row: f"{place(row)}: {'; '.join(of)}" for row, of in reasons.items()}
 
 
 @dataclass
@@ -44,10 +53,7 @@ class Bad:
 
     def lines(self) -> dict[int, str]:
         """Of each row, in their order, `FILE:LINE: COLUMN: REASON; COLUMN: REASON`."""
-        reasons: dict[int, list[str]] = {row: [] for row in sorted(self.rows)}
-        for fault in self.faults:
-            reasons[fault.row].append(f"{fault.input}: {fault.reason}".removeprefix(": "))
-        return {row: f"{self.table.place(row)}: {'; '.join(of)}" for row, of in reasons.items()}
+        return by_row(self.faults, self.table.place)
 
     def refuse_most(self) -> None:
         """Raise InputError when so many rows are bad that something else must be wrong."""
