@@ -323,6 +323,39 @@ def test_what_is_proposed_can_be_read(here: Path) -> None:
     ]
 
 
+def test_a_broken_cell_does_not_change_what_is_proposed() -> None:
+    folds = ["train", "val", "test", "train"] * 10
+    columns = {
+        "photo": ["no"] + [f"{i}.png" for i in range(39)],
+        "weight": [None, "tall", "heavy", *map(str, range(37))],
+        "fold": [*folds[:39], "trian"],
+        "height": ["?", "?", "?", *map(str, range(37))],
+    }
+    assert proposal(Table("t", columns, str), set()).splitlines()[1:-1] == [
+        "      split: fold  # 1 of 40 cells are something else",
+        "      inputs:",
+        "        photo: image  # 1 of 40 cells are something else",
+        "        # weight: is different in every row",
+        "        # height: is different in every row",
+    ]
+    columns["weight"][1] = "1"
+    assert "weight: number  # 1 of 39 cells are something else" in proposal(
+        Table("t", columns, str), set()
+    )
+
+
+def test_a_group_is_proposed_where_none_is_in_two_splits() -> None:
+    columns = {"x": ["1", "2", "3", "4"], "fold": ["train", "train", "val", "test"]}
+    columns |= {"speaker": ["a", "b", "a", "c"], "session": ["s", "s", "t", "u"]}
+    assert proposal(Table("t", columns, str), set()).splitlines()[1:-1] == [
+        "      split: fold",
+        "      group: session",
+        "      inputs:",
+        "        x: number",
+        "        # speaker: would be a group, but some of its groups are in two splits",
+    ]
+
+
 def test_a_dataset_of_hugging_face(here: Path) -> None:
     datasets = pytest.importorskip("datasets")
     features = {"photo": datasets.Image(), "mood": datasets.ClassLabel(names=["sad", "happy"])}

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from fuse_search.data.bad import MOST_BAD
-from fuse_search.data.propose import FILES, KINDS, LOOKED_AT, kind_of
+from fuse_search.data.propose import FILES, KINDS, LOOKED_AT, seen_in
 from fuse_search.data.readers import Cell, Reading
 from fuse_search.data.table import Table
 from fuse_search.errors import InputError
@@ -48,4 +48,4 @@ def doubts(readings: Mapping[str, Reading], columns: Mapping[str, Sequence[Cell]
 
 
 def _seen(cells: Sequence[Cell]) -> str:
-    return kind_of(islice(cells, LOOKED_AT))
+    return seen_in(islice(cells, LOOKED_AT)).kind

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from itertools import chain, count, islice
 from pathlib import PurePath
+from typing import NamedTuple
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -20,6 +21,7 @@ PLAIN = re.compile(
     r"(?!(?:y|yes|n|no|on|off|true|false|null)$)[A-Za-z][A-Za-z0-9_-]{0,63}", re.IGNORECASE
 )
 """What can be an input's name, and is text to YAML."""
+NEARLY_ALL = 0.95  # of the cells: what the others are is told once the table is read
 FEW = 50  # texts or less, each in several rows, are categories
 GROUPS = re.compile(
     r"(speaker|group|subject|patient|session|person|user)([ _-]?(id|nr|no|number))?", re.IGNORECASE
@@ -35,15 +37,21 @@ FILES = {
 
 def proposal(table: Table, used: set[str]) -> str:
     """The lines for a space, below its source, of all columns that aren't used otherwise."""
-    kinds = {name: kind_of(islice(cells, LOOKED_AT)) for name, cells in table.columns.items()}
-    kinds = {name: kind for name, kind in kinds.items() if name not in used}
-    lines = [f"split: {_quoted(name)}" for name, kind in kinds.items() if kind == "split"][:1]
-    if group := next((name for name in kinds if _is_group(name, table.columns[name])), None):
+    columns = {name: cells for name, cells in table.columns.items() if name not in used}
+    seen = {name: seen_in(islice(cells, LOOKED_AT)) for name, cells in columns.items()}
+    kinds, lines, splits = {n: each.kind for n, each in seen.items()}, list[str](), table.splits
+    if split := next((name for name, kind in kinds.items() if kind == "split"), None):
+        lines, splits = [f"split: {_quoted(split)}{seen[split].remark}"], columns[split]
+    groups = [name for name in kinds if _is_group(name, columns[name])]
+    crossing = [name for name in groups if splits and _crosses(columns[name], splits)]
+    kinds |= dict.fromkeys(crossing, "would be a group, but some of its groups are in two splits")
+    if group := next((name for name in groups if name not in crossing), None):
         lines += [f"group: {_quoted(group)}"]
         del kinds[group]
     lines += ["inputs:"]
     names = _names([name for name, kind in kinds.items() if kind in KINDS])
-    lines += [f"  {_entry(name, column, kinds[column])}" for column, name in names.items()]
+    for column, name in names.items():
+        lines += [f"  {_entry(name, column, kinds[column])}{seen[column].remark}"]
     others = {name: kind for name, kind in kinds.items() if kind not in (*KINDS, "split")}
     lines += [f"  # {_quoted(name)}: {kind}" for name, kind in others.items()]
     lines += [f"# each branch says what it reads: input: {name}" for name in [*names.values()][:1]]
@@ -54,25 +62,43 @@ def proposal(table: Table, used: set[str]) -> str:
 KINDS = (*FILES, "number", "category", "text")
 
 
-def kind_of(cells: Iterable[Cell]) -> str:
-    """The reader that fits all cells, `split`, or what there is to say where none does."""
+class Seen(NamedTuple):
+    """What a column's cells look like: a reader, `split`, or what there is to say."""
+
+    kind: str
+    remark: str = ""
+    """A comment, where a few don't."""
+
+
+def seen_in(cells: Iterable[Cell]) -> Seen:
+    """What nearly all of these cells fit."""
     texts = [cell for cell in cells if cell is not None]
     if not texts:
-        return "has no cells"
+        return Seen("has no cells")
     if any(isinstance(cell, bytes) for cell in texts):
-        return _of_bytes(next(cell for cell in texts if isinstance(cell, bytes)))
+        return Seen(_of_bytes(next(cell for cell in texts if isinstance(cell, bytes))))
     words = [str(cell) for cell in texts]
-    for kind, endings in FILES.items():
-        if all(PurePath(word).suffix.lower() in endings for word in words):
-            return kind
-    if all(number(word) is not None for word in words):
-        return "number"
+    fitting = {
+        kind: sum(PurePath(word).suffix.lower() in endings for word in words)
+        for kind, endings in FILES.items()
+    }
+    fitting["number"] = sum(number(word) is not None for word in words)
+    fitting["split"] = sum(word in SPLITS for word in words)
+    kind = max(fitting, key=lambda kind: fitting[kind])
+    if fitting[kind] >= NEARLY_ALL * len(words):
+        others = len(words) - fitting[kind]
+        remark = f"  # {others:,} of {len(words):,} cells are something else"
+        return Seen(kind, remark if others else "")
     several = set(words)
-    if several <= set(SPLITS):
-        return "split"
     if len(several) <= min(FEW, len(words) / 2):
-        return "category"
-    return "text" if any(" " in word for word in words) else "is different in every row"
+        return Seen("category")
+    return Seen("text" if any(" " in word for word in words) else "is different in every row")
+
+
+def _crosses(groups: Iterable[Cell], splits: Iterable[Cell]) -> bool:
+    """Whether some group has rows in several splits."""
+    pairs = {(group, split) for group, split in zip(groups, splits, strict=True) if split in SPLITS}
+    return len({group for group, _ in pairs}) < len(pairs)
 
 
 def _is_group(column: str, cells: Iterable[Cell]) -> bool:
