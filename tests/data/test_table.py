@@ -52,7 +52,11 @@ HUGE = "a,b\n1,2\n" + "x" * (LONGEST + 1) + ",4\n"
         ("a;b\n1;2\n", r"rows\.csv:1: save it with commas between cells, found 'a;b'"),
         ('a,b\n1,2\n3,"x\n4,5\n', r"rows\.csv:3: can't be read as CSV: unexpected end of data"),
         (HUGE, r"rows\.csv:3: can't be read as CSV: field larger than field limit"),
-        (b"a,b\n1,\xff\n", r"rows\.csv: must be UTF-8 text: invalid start byte"),
+        (
+            b"a,b\n1,2\n" * 9999 + "3,café\n4,5\n".encode("cp1252"),
+            r"rows\.csv:19999: must be UTF-8 text, found the byte 0xe9; it may be Windows-1252 or",
+        ),
+        ("a,b\n1,2\n".encode("utf-16"), r"rows\.csv:1: .*, found the byte 0xff; it may be UTF-16"),
     ],
 )
 def test_what_is_no_table_is_told_once(tmp_path: Path, text: str | bytes, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from array import array
 from bisect import bisect_right
 from collections import Counter
@@ -22,6 +23,8 @@ from fuse_search.errors import InputError, nearest
 
 LONGEST = 1 << 24
 """Characters of a cell in CSV; with more, a quotation mark lacks."""
+OTHER = re.compile("[\udc80-\udcff]")
+"""A byte that is no UTF-8, read with surrogateescape."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,19 @@ def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
                 line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{file}:{line}: can't be read as CSV: {error}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: must be UTF-8 text: {error.reason}") from None
+    except UnicodeDecodeError:
+        raise InputError(_no_text(file)) from None
     except OSError as error:
         raise InputError(f"{file}: can't be read: {error.strerror or error}") from None
+
+
+def _no_text(file: Path) -> str:
+    """What is wrong with a file that isn't UTF-8, with its first such line, and what it may be."""
+    with file.open(encoding="utf-8", errors="surrogateescape") as stream:
+        found = ((line, OTHER.search(text)) for line, text in enumerate(stream, start=1))
+        line, byte = next((line, ord(other[0]) - 0xDC00) for line, other in found if other)
+    hint = "UTF-16" if byte in (0xFE, 0xFF) else "Windows-1252 or Latin-1"
+    return f"{file}:{line}: must be UTF-8 text, found the byte 0x{byte:02x}; it may be {hint}"
 
 
 def _kept(names: list[str], used: Collection[str] | None) -> list[str]:
