@@ -72,6 +72,22 @@ def test_a_label_that_few_rows_have_is_theirs_alone(here: Path) -> None:
     assert len(read(here, text, targets=targets, on_error="skip").skipped) == 2
 
 
+def test_classes_that_were_found_and_that_few_rows_have_are_told(here: Path) -> None:
+    text = table(["happy", "sad", "calm"] * 8 + ["happi", "x"])
+    inputs = {"photo": choice("image")}
+    rule = "`classes` would say which there are"
+    assert notes(read(here, text, inputs=inputs)) == [
+        f"target mood: few rows have 'happi' (1; 'happy'?), 'x' (1); {rule}"
+    ]
+    given = {"mood": choice("label", classes=("happy", "sad", "calm", "happi", "x"))}
+    assert notes(read(here, text, inputs=inputs, targets=given)) == []
+    several = {"mood": TaskSpec(type="multilabel")}
+    text = table(["happy;sad", "sad;happy", "sad"] * 2 + ["sad;happi", ";", ""])
+    assert notes(read(here, text, inputs=inputs, tasks=several))[0] == (
+        f"target mood: few rows have 'happi' (1; 'happy'?); {rule}"
+    )
+
+
 def test_a_column_of_another_kind_is_told_once(here: Path) -> None:
     text = table(["happy", "sad", "sad", "happy"])
     inputs = INPUTS | {"words": choice("number")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from torch import Tensor
 from fuse_search.data.bad import MOST_TOLD, Bad
 from fuse_search.data.decoded import decode
 from fuse_search.data.division import divide, note_unknown, numbered, refuse_shared, strata
-from fuse_search.data.doubts import doubts, refuse_most
+from fuse_search.data.doubts import doubts, rare, refuse_most
 from fuse_search.data.propose import proposal
 from fuse_search.data.readers import Reading, reading
 from fuse_search.data.readers.reader import Cell, Cells
@@ -137,7 +137,7 @@ def rows_of(
         digests=decoded.digests,
         recipe=recipe_of(readings, decoded.inputs, decoded.vocabularies),
         skipped=bad.lines(),
-        remarks=doubts(readings, table.columns),
+        remarks=[*doubts(readings, table.columns), *_rare(targets, layout, wanted)],
     )
 
 
@@ -162,6 +162,15 @@ def _targets(table: Table, layout: Layout, wanted: Wanted, bad: Bad) -> dict[str
         refuse_most(table, key, choice.name, faults, [cells])
         bad.add(column, faults)
     return found
+
+
+def _rare(targets: Mapping[str, Target], layout: Layout, wanted: Wanted) -> Iterator[str]:
+    """Of targets whose classes nobody has given, those that few rows have."""
+    for task, choice in _choices(layout, wanted).items():
+        if choice.name == "label" and not (
+            choice.options.get("classes") or wanted.tasks[task].order
+        ):
+            yield from rare(task, targets[task])
 
 
 def _choices(layout: Layout, wanted: Wanted) -> dict[str, Choice]:
