@@ -310,6 +310,17 @@ def test_modules_by_name_and_what_is_not_there(file, tmp_path, monkeypatch):
     for name in ("lab_of_mine.none", "no_such_lab.fusions"):
         with pytest.raises(InputError, match=f"--plugin {name}: can't be imported: "):
             use([name])
+    (tmp_path / "other_lab").mkdir()
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(tmp_path)])
+    for name, file in (("mine", "mine.py"), ("other_lab.mine", "other_lab/mine.py")):
+        Path(file).write_text("import its_helper\n")
+        with pytest.raises(InputError, match=rf"; did you mean --plugin {file}\?$"):
+            use([name])
+    Path("its_helper.py").touch()
+    with pytest.raises(InputError, match=r"mine.py:1: .*; its_helper lies beside it: put its fold"):
+        use(["mine.py"])
+    with pytest.raises(InputError, match=r"No module named 'its_helper'$"):
+        use(["other_lab/mine.py"])
     with pytest.raises(InputError, match=r"none.py: can't be read: No such file"):
         use(["none.py"])
 

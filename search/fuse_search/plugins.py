@@ -37,6 +37,7 @@ from .written import words, written
 GROUP = "fuse_search.plugins"
 FILES = "plugin_"  # so begin the names of modules that are files
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+BESIDE = "put its folder on PYTHONPATH, or both into a package and name the plugin as a module"
 SEARCHED = (
     *("topologies", "fusions", "unfreezings", "weightings"),
     *("optimizers", "schedules", "policies"),
@@ -188,7 +189,10 @@ def _file(file: Path, source: bytes) -> Plugin:
         exec(compile(source, str(file), "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
-        _refuse(error, str(file), str(file))
+        name = (isinstance(error, ModuleNotFoundError) and error.name) or ""
+        beside = file.parent / name.partition(".")[0]
+        hint = f"; {name} lies beside it: {BESIDE}" if name and _is_module(beside) else ""
+        _refuse(error, str(file), str(file), hint)
     return Plugin(file, digest, module, (file,))
 
 
@@ -205,12 +209,18 @@ def _module(name: str) -> Plugin:
         content = [hashlib.sha256(each.read_bytes()).hexdigest() for each in files]
         module = import_module(name)
     except (Exception, SystemExit) as error:
-        _refuse(error, file, f"--plugin {name}")
+        here = Path(*name.split(".")).with_suffix(".py")
+        hint = f"; did you mean --plugin {here}?" if file is None and here.is_file() else ""
+        _refuse(error, file, f"--plugin {name}", hint)
     digest = hashlib.sha256("".join(content).encode()).hexdigest()
     return Plugin(Path(file), digest, module, (Path(file), *files))
 
 
-def _refuse(error: BaseException, file: str | None, place: str) -> NoReturn:
+def _is_module(path: Path) -> bool:
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def _refuse(error: BaseException, file: str | None, place: str, hint: str) -> NoReturn:
     """Raises InputError: what was raised by an import, and at which line of the plugin."""
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{error.filename}:{error.lineno}"
@@ -218,7 +228,7 @@ def _refuse(error: BaseException, file: str | None, place: str) -> NoReturn:
     for line in (frame.lineno for frame in frames if frame.filename == file):
         place = f"{file}:{line}"
     text = (str(error).splitlines() or [""])[0]
-    raise InputError(f"{place}: can't be imported: {type(error).__name__}: {text}") from None
+    raise InputError(f"{place}: can't be imported: {type(error).__name__}: {text}{hint}") from None
 
 
 def _add(plugin: Plugin) -> None:
