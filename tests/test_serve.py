@@ -29,7 +29,7 @@ from fuse_search.kept import keep, read_kept
 from fuse_search.nets.merged import build
 from fuse_search.plugins import in_use, named_in, use
 from fuse_search.predict import Predictor
-from fuse_search.served import Served
+from fuse_search.served import MODULE, PLUGINS, Served, _load_pyfunc
 from fuse_search.tracker import Tracker
 from tiny import choice, rows, spec
 
@@ -122,6 +122,17 @@ def test_each_row_is_answered_or_named(tmp_path, capsys):
     assert head == "2 rows can't be read:"
     assert rest[0].startswith("row 2: photo: can't be decoded as base64: ")
     assert rest[1].startswith("row 4: photo: tall: ") and "; body: " in rest[1] and len(rest) == 2
+
+
+def test_a_plugin_that_is_a_module_must_be_installed(tmp_path):
+    place = tmp_path / PLUGINS / "0"
+    place.mkdir(parents=True)
+    (place / MODULE).write_text("no_such_lab.parts")
+    with pytest.raises(InputError) as error:
+        _load_pyfunc(str(tmp_path), {"root": "."})
+    assert "No module named 'no_such_lab'" in str(error.value)
+    rule = "the model is made with it: a plugin that is a module must be installed here"
+    assert str(error.value).endswith(f" ({rule})")
 
 
 class serving:

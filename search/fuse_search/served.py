@@ -76,8 +76,16 @@ def _decode(column: str, cells: list[Any]) -> Iterator[Fault]:
 
 
 def _load_pyfunc(path: str, model_config: dict[str, Any]) -> Served:
-    """Load the model whose files lie in `path`, with the plugins that it brings."""
+    """Load the model whose files lie in `path`, with the plugins that it brings.
+
+    Raises InputError where one isn't installed that is a module.
+    """
     files = sorted(Path(path, PLUGINS).glob("*/*"), key=lambda file: int(file.parent.name))
     if files:  # or those that are in use stay so
-        use(file if file.name != MODULE else file.read_text(encoding="utf-8") for file in files)
+        names = [f.read_text(encoding="utf-8") if f.name == MODULE else f for f in files]
+        try:
+            use(names)
+        except InputError as error:
+            rule = "the model is made with it: a plugin that is a module must be installed here"
+            raise InputError(f"{error} ({rule})") from None
     return Served(Predictor(read_kept(Path(path, FILE))), Path(model_config["root"]))
