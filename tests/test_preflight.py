@@ -271,7 +271,7 @@ def test_a_mistake_in_a_plugin_is_told_in_a_line(
     with pytest.raises(InputError) as caught:
         preflight(read_space(three), "cpu", three.parent)
     (line,) = str(caught.value).splitlines()
-    reason = "AttributeError: 'Nameless' object has no attribute 'out_features'"
+    reason = "fusion sum must say in `out_features` how many numbers it gives, found None"
     assert line.startswith(f"{three}:8: merge.topology: {reason} (in the corner sum(")
 
 
