@@ -146,7 +146,8 @@ def test_what_is_too_large_is_never_built(here, monkeypatch):
     Weighed.made.clear()
     here.checked.clear()
     assert refused(given, here, Limits(parameters=found / 2)).amount == pytest.approx(1)
-    new = 4 * (1000 * (8 + 1 + 6 + 1) + 2 * 3 * (1000 + 1))  # the sum, and two heads of 3 classes
+    heads, chances = 2 * 3 * (1000 + 1), 2  # of 3 classes each; that rows go without a branch
+    new = 4 * (1000 * (8 + 1 + 6 + 1) + heads + chances)
     for asked in ("free_memory", "most_memory"):
         monkeypatch.setattr(feasible, asked, lambda device: new / 2)
     error = refused(given, here)

@@ -6,17 +6,9 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from .spec import Choice
-
-DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # C is several times as fast
-
-
-def as_yaml(tree: Any) -> str:
-    """Plain data as YAML, in its order."""
-    return yaml.dump(tree, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
 
 
 def written(value: Any) -> Any:

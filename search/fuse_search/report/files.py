@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..study import Row, Study
-from ..written import as_yaml
+from ..suggest import as_yaml
 from .answer import Answer, answer, best_first, by_kind, number
 from .plots import PLOTS
 from .status import STATES

@@ -171,7 +171,7 @@ class Training:
         average.swap()
 
     def _let_go(self) -> None:
-        """From here on weights change, and what the optimizer keeps."""
+        """See to it that a state is whole before the weights change, or another one is taken."""
         if self._leaving:
             self._leaving.complete()
             self._leaving = None
@@ -225,6 +225,7 @@ class Training:
         later: what only an optimizer's step changes is left to be copied, until the next one at
             the latest, so that a forward pass need not wait for it.
         """
+        self._let_go()
         kept = optimizer_state(self._optimizer)
         momentum = {name: v for name, v in kept.items() if isinstance(v, Tensor)}
         weights = {parameter.data_ptr() for parameter in self._parameters}
