@@ -75,8 +75,6 @@ class Baselines:
             raise
         except BaseException as error:
             if not of_a_trial(error):
-                run.describe({}, {"state": "preempted"})
-                run.end("KILLED", lease.release)
                 raise
             fault = Fault.of(error)
             self.progress.say(f"baseline {name} failed: {fault.reason}")

@@ -110,7 +110,6 @@ class Worker:
             raise
         except BaseException as error:
             if not of_a_trial(error):
-                attempt.leave()
                 raise
             fault = Fault.of(error)  # its text only: the error itself holds on to memory
         if fault is None:

@@ -46,7 +46,9 @@ def study(job: Job, folder: Path, cache_budget: int | None = None) -> Outcome:
     setup = time.perf_counter() - begun
     with Progress(Console(stderr=True)) as progress:
         worker = Worker(space, ready, opened, parent, own / "checkpoints", progress, Stop())
-        while claim := opened.claim(len(job.settings)):
+        for _ in job.settings:  # and no more: one may fail
+            claim = opened.claim(len(job.settings))
+            assert claim is not None
             worker.one(claim)
     parent.end("FINISHED")
     opened.close()

@@ -55,8 +55,8 @@ class Study:
 
     @property
     def identifier(self) -> str:
-        """Tells it from others of its name; noted when it was given its folder."""
-        return str(self.attributes[IDENTIFIER])
+        """Tells it from others of its name, once it was given its folder."""
+        return str(self.attributes.get(IDENTIFIER, self.name))
 
     @property
     def leases(self) -> Leases:
