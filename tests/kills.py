@@ -198,7 +198,7 @@ MIDDLE = [
     Moment("taking or ending a lease", Lease, "end", around),
     Moment("ending a trial", Study, "tell", around),
     Moment("ending a trial", Checkpoints, "clear", around),
-    Moment("ending a trial", attempt, "save_state", around),
+    Moment("ending a trial", attempt, "keep", around),
 ]
 END = [
     Moment("writing the report", Path, "write_bytes", FIRST, 5),
