@@ -92,8 +92,13 @@ def test_a_worker_that_finds_a_store_away_waits_for_it(tmp_path, monkeypatch, as
     monkeypatch.setattr(patience, "PATIENCE", 600.0 if asked else 0.0)
     (tmp_path / "small.yaml").write_text(SMALL)
     options = dict.fromkeys(["device", "tracking_uri", "cache_budget"])
-    options |= {"space": str(tmp_path / "small.yaml"), "overrides": [], "plugins": [], "total": 1}
-    options |= {"results": str(tmp_path), "storage": "postgresql+psycopg://me@127.0.0.1:1/none"}
+    options |= {"space": str(tmp_path / "small.yaml"), "overrides": [], "plugins": []}
+    options |= {
+        "total": 1,
+        "earlier": 0,
+        "results": str(tmp_path),
+        "storage": "postgresql+psycopg://me@127.0.0.1:1/none",
+    }
     reader, writer = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), "rw", strict=True))
     print(json.dumps(options), file=writer, flush=True)
     if asked:
@@ -112,9 +117,13 @@ def test_a_worker_that_finds_a_store_away_waits_for_it(tmp_path, monkeypatch, as
 def test_a_worker_that_stops_the_study_has_written_all_of_its_trials(tmp_path, monkeypatch):
     (tmp_path / "small.yaml").write_text(SMALL.replace(", weights: {solo: {tasks: [left]}}", ""))
     options = dict.fromkeys(["device", "storage", "tracking_uri", "cache_budget"])
-    options |= {"space": str(tmp_path / "small.yaml"), "overrides": [], "plugins": [], "total": 9}
+    options |= {"space": str(tmp_path / "small.yaml"), "overrides": [], "plugins": []}
     source, writer = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), "rw", strict=True))
-    print(json.dumps(options | {"results": str(tmp_path)}), file=writer, flush=True)
+    print(
+        json.dumps(options | {"results": str(tmp_path), "total": 9, "earlier": 0}),
+        file=writer,
+        flush=True,
+    )
     late, write = Event(), Run._files
 
     def files(run: Run, given: dict[str, str]) -> None:

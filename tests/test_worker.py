@@ -242,6 +242,25 @@ def test_a_trial_whose_network_cannot_be_kept_is_complete_all_the_same(folder):
     assert bench.left() == [] and not list(file.parent.glob(".*"))
 
 
+def test_trials_that_fail_are_counted_with_those_of_other_workers(folder, monkeypatch):
+    def fail(*args):
+        raise ZeroDivisionError("no such number")
+
+    write_small(folder, **{", weights: {solo: {tasks: [left]}}": ""})
+    one, other = Bench(folder), Bench(folder)
+    one.one()
+    monkeypatch.setattr(Training, "_step", fail)
+    for bench in (one, other, one, other, one):
+        bench.one()
+    with pytest.raises(StudyStopped, match="the last 5 trials failed"):
+        other.worker.work(9)
+    again = Bench(folder)  # the command, said again
+    assert again.study.ended() == 6
+    monkeypatch.undo()
+    again.worker.work(2, earlier=6)
+    assert again.study.finished() == 2
+
+
 def test_at_start_what_was_left_is_brought_in_order(folder):
     bench = Bench(folder)
     for _ in range(2):

@@ -110,7 +110,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     write(tmp_path)
     options = dict.fromkeys(["device", "storage", "tracking_uri", "cache_budget"])
     options |= {"space": "small.yaml", "overrides": [], "plugins": []}
-    options |= {"results": "results", "total": 999}
+    options |= {"results": "results", "total": 999, "earlier": 0}
     worker = subprocess.Popen(
         [sys.executable, "-m", "fuse_search", "worker"],
         cwd=tmp_path,

@@ -188,7 +188,7 @@ class Attempt:
         run.describe({}, {"duplicate_of": str(known.number)})
         return known.state, metrics[self.target]
 
-    def fail(self, fault: Fault) -> str:
+    def fail(self, fault: Fault) -> None:
         """End the trial at its own fault: failed or infeasible."""
         state = "infeasible" if fault.kind else "failed"
         if self.before.state == "running":
@@ -204,7 +204,6 @@ class Attempt:
             self.close()
         self.progress.say(f"trial {self.number} {state}: {fault.reason}")
         self._free_memory()
-        return state
 
     def _free_memory(self) -> None:
         if torch.cuda.is_available():

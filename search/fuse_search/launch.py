@@ -130,12 +130,13 @@ def run(
     study, total = opened.study, opened.space.search.trials if trials is None else trials
 
     def work(parent: Run, progress: Progress) -> None:
-        best = study.best()
+        best, earlier = study.best(), study.ended()
         progress.begin(study.finished(), total, best.value if best else None)
         if workers == 1:
-            opened.worker(parent, progress, stop).work(total)
+            opened.worker(parent, progress, stop).work(total, earlier)
         else:
-            run_workers(workers, device, options | {"total": total}, progress, stop)
+            given = options | {"total": total, "earlier": earlier}
+            run_workers(workers, device, given, progress, stop)
 
     if study.settled(total) and logged_best(study) and not study.leases.all():
         sweep(opened.folder)  # of a report that was cut off
@@ -205,12 +206,12 @@ def work_for(source: TextIO, out: TextIO) -> None:
         stop.want()
 
     Thread(target=watch, daemon=True).start()
-    total = options.pop("total")
+    total, earlier = options.pop("total"), options.pop("earlier")
     with stop.listening(lambda: None):
         try:
             opened, parent = _join(options, events, stop)
             try:
-                opened.worker(parent, events, stop).work(total)
+                opened.worker(parent, events, stop).work(total, earlier)
             except (Preempted, StudyStopped, StoreUnreachable):
                 with suppress(Exception):  # that is told, and a store may be away
                     parent.flush()  # while the leases hold: others' writes are refused

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .attempt import Attempt
@@ -37,8 +37,6 @@ class Worker:
     """Where the study's checkpoints go."""
     progress: Shown
     stop: Stop
-    reasons: dict[str, list[str]] = field(default_factory=lambda: {how: [] for how in IN_A_ROW})
-    """Why the last trials failed, or were infeasible, since one finished."""
 
     def __post_init__(self) -> None:
         self.target = f"val/{self.study.target}"
@@ -50,8 +48,10 @@ class Worker:
         self.parent.tell_outages(self.progress.say)
         self.baselines = Baselines(self.space, self.ready, self.study, self.parent, self.progress)
 
-    def work(self, total: int) -> None:
+    def work(self, total: int, earlier: int = 0) -> None:
         """Do what nobody else does, until the study holds `total` finished trials in all.
+
+        earlier: how many trials had ended when this was asked for: that they failed is known.
 
         Raises:
             Preempted: it was asked to stop; what was begun is saved, for whoever goes on.
@@ -59,7 +59,7 @@ class Worker:
             StoreUnreachable: Optuna's or MLflow's store was away for too long.
         """
         while not self.stop():
-            self._stop_if_all_fail()
+            self._stop_if_all_fail(earlier)
             if self.baselines.one():
                 continue
             if claim := self.study.claim(total, self._draw):
@@ -72,9 +72,11 @@ class Worker:
                 self.stop.wait(1.0)
         raise Preempted
 
-    def _stop_if_all_fail(self) -> None:
-        for how, reasons in self.reasons.items():
-            if len(reasons) >= IN_A_ROW[how]:
+    def _stop_if_all_fail(self, earlier: int) -> None:
+        lost = self.study.lost_in_a_row(earlier)
+        for how, most in IN_A_ROW.items():
+            reasons = [row.attributes.get("reason", "?") for row in lost if row.state == how]
+            if len(reasons) >= most:
                 ended = "failed" if how == "failed" else f"were {how}"
                 listed = "\n".join(f"  {reason}" for reason in dict.fromkeys(reasons))
                 raise StudyStopped(f"stopped: the last {len(reasons)} trials {ended}:\n{listed}")
@@ -113,14 +115,10 @@ class Worker:
                 raise
             fault = Fault.of(error)  # its text only: the error itself holds on to memory
         if fault is None:
-            for reasons in self.reasons.values():
-                reasons.clear()
             self._keep_best()
             return
         with suppress(LeaseLost):  # then it is no longer ours to end
-            state = attempt.fail(fault)
-            if claim.row.state == "running":
-                self.reasons[state].append(fault.reason)
+            attempt.fail(fault)
 
     def _keep_best(self) -> None:
         """Remove the networks of trials that ended and are not among those to keep."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import optuna
@@ -247,6 +248,20 @@ class Study:
         """How many trials are complete or pruned."""
         self._look()
         return self._tally.count
+
+    def ended(self) -> int:
+        """How many trials have ended, in whatever way."""
+        return len(self._look()) - len(self._unfinished)
+
+    def lost_in_a_row(self, earlier: int) -> list[Row]:
+        """The trials that failed or were infeasible since one finished, as they ended.
+
+        Whoever was at them; without the `earlier` ones that ended first.
+        """
+        ended = [trial for trial in self._look() if trial.state.is_finished()]
+        ended.sort(key=lambda trial: (trial.datetime_complete, trial.number))
+        rows = (row_of(trial, alive=False) for trial in reversed(ended[earlier:]))
+        return list(takewhile(lambda row: row.state in ("failed", "infeasible"), rows))[::-1]
 
     def best(self) -> Row | None:
         """The complete trial with the best value; the first one among equals."""
