@@ -16,7 +16,7 @@ from fuse_search.data.wanted import Wanted
 from fuse_search.kept import keep
 from fuse_search.nets.merged import Merged, build
 from fuse_search.spec import TaskSpec, TrialSpec
-from fuse_search.train.loop import predict
+from fuse_search.train.measure import predict
 from tiny import EVERY_TYPE, choice, parallel, spec
 
 COUNT = 24

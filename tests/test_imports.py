@@ -25,7 +25,7 @@ FLOORS = {
     ],
     2: ["nets", "tracker", "space"],
     3: ["train", "suggest", "identity", "faults", "ui", "plugins"],
-    4: ["trial", "alone", "kept", "shared", "study", "feasible", "corners", "testing"],
+    4: ["trial", "lacking", "alone", "kept", "shared", "study", "feasible", "corners", "testing"],
     5: [
         "worker",
         "attempt",

@@ -17,7 +17,8 @@ from fuse_search.nets.tasks import TASKS
 from fuse_search.nets.topology import Ensemble
 from fuse_search.shared import _fitted
 from fuse_search.train.checkpoint import Checkpoints
-from fuse_search.train.loop import Training, predict
+from fuse_search.train.loop import Training
+from fuse_search.train.measure import predict
 from fuse_search.train.optim import rate_factors
 from fuse_search.train.plan import Plan
 from fuse_search.train.prefixes import Prefixes

@@ -25,7 +25,7 @@ from fuse_search.kept import keep, read_kept
 from fuse_search.nets.merged import build, build_ensemble
 from fuse_search.nets.state import OURS, load_state, save_state
 from fuse_search.predict import Predictor, named, predict_table, write
-from fuse_search.train.loop import predict
+from fuse_search.train.measure import predict
 from small_space import command
 from tiny import CPU, EVERY_TYPE, choice, kinds, parallel, rows, spec
 

@@ -12,12 +12,15 @@ from fuse_search.nets.tasks import TASKS
 from fuse_search.nets.topology.joins import JOINS
 from fuse_search.shared import open_shared
 from fuse_search.spec import DataSpec
-from fuse_search.train.loop import measure, predict
+from fuse_search.train.ensemble import fit_and_predict
+from fuse_search.train.loop import Training
+from fuse_search.train.measure import measure, predict
 from fuse_search.trial import (
     Trial,
     alone,
     digest,
     identity,
+    joined,
     pretraining,
     solo_state,
     trained,
@@ -107,7 +110,7 @@ def test_weights_that_we_did_not_write_are_no_kept_training(counted, about):
     again, more = trained(given, counted)
     assert [e.metrics for e in more] == [e.metrics for e in epochs]
     assert same(snapshot(again.network), snapshot(trial.network))
-    assert load_state(file)[1].keys() == {"epochs"}
+    assert load_state(file)[1].keys() == {"epochs", "parts"}
 
 
 def test_the_history_of_a_kept_training_is_kept_too(counted):
@@ -120,6 +123,53 @@ def test_the_history_of_a_kept_training_is_kept_too(counted):
     assert {f"val/{k}": v for k, v in found.items()} == {
         k: v for k, v in epochs[-1].metrics.items() if k.startswith("val/")
     }
+
+
+def test_without_memory_a_branch_alone_goes_on_with_smaller_parts(counted, monkeypatch):
+    step, began, said = Training._step, [], []
+
+    def run_out(training, *rest):
+        if training.parts == 1 and training.epoch == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        began.append((training.parts, training.epoch))
+        step(training, *rest)
+
+    monkeypatch.setattr(Training, "_step", run_out)
+    counted.say = said.append
+    given = alone(spec(train={"lr": 0.01}), "b")
+    trial, epochs = trained(given, counted)
+    assert sorted(set(began)) == [(1, 0), (4, 1)]
+    assert [epoch.number for epoch in epochs] == [0, 1]
+    assert said == ["b alone: out of memory: CUDA out of memory; once more with batches in 4 parts"]
+    kept, again = trained(given, counted)
+    assert (trial.parts, kept.parts) == (4, 4)
+    assert [e.metrics for e in again] == [e.metrics for e in epochs]
+    assert same(snapshot(kept.network), snapshot(trial.network))
+
+
+def test_a_branch_alone_that_lacks_memory_even_in_parts_ends_so(counted, monkeypatch):
+    def run_out(training, *rest):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Training, "_step", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(alone(spec(), "b"), counted)
+    assert files(counted) == [] and not counted.leases.all()
+    assert not list(counted.solos.glob("*.parts"))
+
+
+def test_without_memory_an_ensemble_is_joined_in_smaller_parts(counted, monkeypatch):
+    asked = []
+
+    def fit(network, given, data, device, parts):
+        asked.append(parts)
+        if parts == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fit_and_predict(network, given, data, device, parts)
+
+    monkeypatch.setattr("fuse_search.trial.fit_and_predict", fit)
+    trial, (epoch,) = joined(spec(merge={"topology": choice("ensemble")}), counted)
+    assert (asked, trial.parts, epoch.number) == ([1, 4], 4, 0)
 
 
 def test_an_interrupted_training_leaves_no_file(counted):

@@ -7,16 +7,16 @@ import json
 from collections import deque
 from concurrent.futures import wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import torch
-
 from .errors import StoreUnreachable
-from .faults import MEMORY, Fault
-from .feasible import PARTS, NoRoomNow, check
+from .faults import Fault
+from .feasible import PARTS, check
 from .identity import identity
 from .kept import keep
-from .logged import describe, finish, plain
+from .lacking import free_memory, sparing
+from .logged import describe, finish, finish_at, plain
 from .preflight import Preflight
 from .progress import Shown
 from .space import Space
@@ -119,21 +119,13 @@ class Attempt:
 
     def _train(self, run: Run) -> tuple[str, float]:
         """Train, in smaller parts where memory is lacking; how the trial ended, and its value."""
+
+        def say(why: str) -> None:
+            self.study.remember(self.number, parts=PARTS)
+            self.progress.say(f"trial {self.number}: {why}")
+
         parts = self.before.attributes.get("parts", 1)
-        try:
-            return self._trained(run, parts)
-        except Exception as error:
-            fault = Fault.of(error)
-            lacking = fault.kind == MEMORY or isinstance(error, NoRoomNow)
-            if not lacking or parts > 1:
-                raise
-        # Outside of the handler: the error would hold on to the network.
-        self._free_memory()
-        self.study.remember(self.number, parts=PARTS)
-        self.progress.say(
-            f"trial {self.number}: {fault.reason}; once more with batches in {PARTS} parts"
-        )
-        return self._trained(run, PARTS)
+        return sparing(partial(self._trained, run), self.ready.shared, say, parts)
 
     def _trained(self, run: Run, parts: int) -> tuple[str, float]:
         shared, epochs, how = self.ready.shared, self.spec.train.epochs, "complete"
@@ -198,14 +190,9 @@ class Attempt:
             else:
                 self.study.tell(self.number, "failed")
         if self.run:
-            fault.log(self.run, state)
+            finish_at(fault, self.run, state)
             self.run.end("FAILED", self.close)
         else:
             self.close()
         self.progress.say(f"trial {self.number} {state}: {fault.reason}")
-        self._free_memory()
-
-    def _free_memory(self) -> None:
-        if torch.cuda.is_available():
-            self.ready.shared.prefixes.memory.clear()
-            torch.cuda.empty_cache()
+        free_memory(self.ready.shared)

@@ -9,7 +9,7 @@ from .alone import alone
 from .errors import LeaseLost, Preempted, StoreUnreachable
 from .faults import Fault, of_a_trial
 from .leases import Lease
-from .logged import finish
+from .logged import finish, finish_at
 from .preflight import Preflight
 from .progress import Shown
 from .space import Space
@@ -17,7 +17,7 @@ from .spec import Choice, Losses, Merge, TrialSpec, Unfreeze
 from .study import Study
 from .suggest import Corner, parameters, suggest
 from .tracker import Run
-from .trial import Trial, trained
+from .trial import joined, trained
 
 
 @dataclass
@@ -80,13 +80,12 @@ class Baselines:
             self.progress.say(f"baseline {name} failed: {fault.reason}")
             if lease.held():
                 self.study.note_baseline(about | {"reason": fault.reason})
-                fault.log(run, "failed")
+                finish_at(fault, run, "failed")
                 run.end("FAILED", lease.end)
 
     def _measured(self, name: str, spec: TrialSpec, run: Run) -> dict[str, Any]:
         if _joins(spec):
-            trial = Trial(spec, self.ready.shared)
-            history = list(trial.epochs())
+            trial, history = joined(spec, self.ready.shared)
         else:
             trial, history = trained(spec, self.ready.shared)
         for epoch in history:

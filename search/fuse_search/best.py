@@ -22,7 +22,7 @@ from .spec import TrialSpec
 from .study import Row, Study
 from .suggest import fixed_spec
 from .tracker import Run
-from .trial import Trial, trained
+from .trial import Trial, joined, trained
 
 
 def logged_best(study: Study) -> bool:
@@ -40,7 +40,7 @@ def log_best(
     if lease := study.leases.take("model"):
         if row := _unlogged_trial(study):  # or else only the lease was left
             spec = fixed_spec(folder / "best.yaml")
-            network = trained_network(spec, shared, folder, row.number)
+            network = trained_network(spec, shared, folder, row)
             keep(folder / BEST, spec, network, shared.data)
             if _log(folder / BEST, shared, parent, console, trial=str(row.number)):
                 study.note("model", row.number)
@@ -67,10 +67,7 @@ def _baseline(spec: TrialSpec, shared: Shared) -> nn.Module:
     again."""
     if spec.merge.topology.name != "ensemble":
         return trained(spec, shared)[0].network
-    trial = Trial(spec, shared)
-    for _ in trial.epochs():
-        pass
-    return trial.network
+    return joined(spec, shared)[0].network
 
 
 def _log(file: Path, shared: Shared, parent: Run, console: Console, **tags: str) -> bool:
@@ -87,10 +84,10 @@ def _log(file: Path, shared: Shared, parent: Run, console: Console, **tags: str)
     return True
 
 
-def trained_network(spec: TrialSpec, shared: Shared, folder: Path, number: int) -> nn.Module:
+def trained_network(spec: TrialSpec, shared: Shared, folder: Path, row: Row) -> nn.Module:
     """The network of a trial from its checkpoint, or trained again where that is gone."""
-    file = folder / "checkpoints" / f"{number}.safetensors"
-    trial = Trial(spec, shared)
+    file = folder / "checkpoints" / f"{row.number}.safetensors"
+    trial = Trial(spec, shared, row.attributes.get("parts", 1))
     try:
         state = load_state(file)[0]
     except InputError:  # it isn't there, or is damaged

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from .errors import Infeasible, InputError, TrialError, headline, masked, place_of
-from .tracker import Run
 
 LACKING = (
     "can't allocate memory",
@@ -46,12 +45,6 @@ class Fault:
             return cls(f"out of memory: {text}", kind=MEMORY, amount=UNKNOWN)
         trace = masked("".join(traceback.format_exception(error)))
         return cls(f"{place_of(error)}{type(error).__name__}: {text}", trace)
-
-    def log(self, run: Run, state: str) -> None:
-        """Note it with the run."""
-        if self.trace:
-            run.text("traceback.txt", self.trace)
-        run.describe({}, {"state": state, "reason": self.reason})
 
 
 def of_a_trial(error: BaseException) -> bool:

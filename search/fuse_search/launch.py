@@ -70,7 +70,7 @@ class FusionStudy:
         row = self._study.best()
         if row is None:
             raise InputError(f"study {self._study.name}: no trial is complete yet")
-        return trained_network(self.best, self._shared, self.folder, row.number)
+        return trained_network(self.best, self._shared, self.folder, row)
 
 
 def run(

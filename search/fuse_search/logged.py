@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .faults import Fault
 from .figures import confusion, curves
 from .spec import Choice, TrialSpec, in_order
 from .tracker import Run
@@ -32,6 +33,13 @@ def finish(run: Run, trial: Trial, history: list[Epoch], target: str) -> dict[st
     decided = {"prefixes.json": json.dumps(plain(trial.decisions), indent=2)}
     run.files(files | {"environment.json": about} | (decided if trial.decisions else {}))
     return history[-1].metrics | trial.costs
+
+
+def finish_at(fault: Fault, run: Run, state: str) -> None:
+    """Log what ended a training."""
+    if fault.trace:
+        run.text("traceback.txt", fault.trace)
+    run.describe({}, {"state": state, "reason": fault.reason})
 
 
 def plain(decisions: list[Decision]) -> list[dict[str, Any]]:

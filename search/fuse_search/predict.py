@@ -23,7 +23,7 @@ from .data.table import Table
 from .errors import InputError
 from .kept import Kept
 from .nets.tasks import TASKS
-from .train.loop import predict
+from .train.measure import predict
 
 AT_ONCE = 256
 """How many rows are decoded at once."""

@@ -27,13 +27,17 @@ class Row:
 class Tally:
     """How many trials have finished, the best one, and what is known by identity.
 
-    Trials may be added in any order, as several workers end them.
+    Trials are added as they end, which with several workers is any order.
     """
 
     def __init__(self, maximize: bool) -> None:
         self._sign = -1.0 if maximize else 1.0
+        self.ended = 0
+        """Trials that were added,"""
         self.count = 0
-        """Trials that are complete or pruned."""
+        """of which are complete or pruned."""
+        self.lost: list[Row] = []
+        """Those that failed or were infeasible since one of these."""
         self.best: Row | None = None
         """The complete trial with the best value; the first one among equals."""
         self.known: dict[str, Row] = {}
@@ -43,9 +47,12 @@ class Tally:
 
     def add(self, row: Row) -> None:
         """Take in a trial that has ended; one that failed may well work next time."""
+        self.ended += 1
         if row.state not in ("complete", "pruned"):
+            self.lost.append(row)
             return
         self.count += 1
+        self.lost = []
         if row.state == "complete":
             self.best = min(self.best or row, row, key=self._rank)
         identity = row.attributes.get("identity")

@@ -26,6 +26,7 @@ from .alone import alone, pretraining
 from .data.batches import Rows
 from .errors import InputError, LeaseLost, Preempted, StoreUnreachable, TrialError
 from .identity import identity
+from .lacking import sparing
 from .leases import Lease
 from .nets.branch import Branch
 from .nets.merged import Merged, build_ensemble, join, tapped
@@ -37,7 +38,8 @@ from .shared import Shared
 from .spec import TrialSpec
 from .train.checkpoint import Checkpoints, State
 from .train.ensemble import fit_and_predict
-from .train.loop import Epoch, Training, measure, predict
+from .train.loop import Epoch, Training
+from .train.measure import measure, predict
 from .train.plan import Plan
 from .train.planner import Decision
 from .version import made_by
@@ -60,7 +62,7 @@ class Trial:
     """
 
     def __init__(self, spec: TrialSpec, shared: Shared, parts: int = 1) -> None:
-        self.spec, self.shared, self._parts = spec, shared, parts
+        self.spec, self.shared, self.parts = spec, shared, parts
         self.joins_outputs = spec.merge.topology.name == "ensemble"
         network: Merged | Ensemble
         if self.joins_outputs:
@@ -100,14 +102,14 @@ class Trial:
         """
         if isinstance(self.network, Ensemble):
             data, rows = self.shared.data, self.shared.data.splits["val"]
-            where, parts = self.shared.device, self._parts
+            where, parts = self.shared.device, self.parts
             self._outputs = fit_and_predict(self.network, self.spec, data, where, parts)
             measured = measure(self.spec, data, rows, self._outputs)
             metrics = {f"val/{name}": value for name, value in measured.items()}
             yield Epoch(0, metrics, {}, 0.0, time.time())
         elif isinstance(self.network, Merged):
             self._plan = Plan(self.shared.prefixes, self.network, self.spec)
-            training = Training(self.network, self.spec, self._plan, self._parts)
+            training = Training(self.network, self.spec, self._plan, self.parts)
             yield from (
                 self._train(training)
                 if checkpoints is None
@@ -170,7 +172,7 @@ class Trial:
         """The last epoch's outputs on the validation rows, by task; an ensemble's as measured."""
         if not self._outputs:
             rows = Rows.of_inputs(self.shared.data, "val", self.shared.device)
-            self._outputs = predict(self.network, self.spec, rows, self._parts)
+            self._outputs = predict(self.network, self.spec, rows, self.parts)
         return self._outputs
 
     def confusion(self) -> dict[str, np.ndarray]:
@@ -204,6 +206,16 @@ def branch_of(spec: TrialSpec, name: str, shared: Shared) -> Branch:
     return branch.twin(trained=deepest(depths)[name])
 
 
+def joined(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
+    """The trial of an ensemble with what it has to fit fitted, and its epoch."""
+
+    def fit(parts: int) -> tuple[Trial, list[Epoch]]:
+        trial = Trial(spec, shared, parts)
+        return trial, list(trial.epochs())
+
+    return sparing(fit, shared, lambda why: shared.say(f"{'+'.join(spec.merge.use)}: {why}"))
+
+
 def solo_state(spec: TrialSpec, name: str, shared: Shared) -> dict[str, Tensor]:
     """The state of a branch that was trained alone, which is done now if it never was."""
     trial, _ = trained(pretraining(spec, name), shared)
@@ -215,26 +227,32 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
     """This spec's trial with its network trained, now or once before, and all its epochs.
 
     Of several workers one trains, and the others wait for it; another one goes on where it was
-    stopped, killed, or away for too long.
+    stopped, killed, or away for too long. Where memory is lacking, it goes on with smaller parts.
 
     Raises:
         Preempted: it was asked to stop; what was trained is saved.
     """
     name = digest(spec, shared)
-    file, trial = shared.solos / f"{name}.safetensors", Trial(spec, shared)
+    file, what = shared.solos / f"{name}.safetensors", f"{'+'.join(spec.merge.use)} alone"
     with suppress(InputError):  # it isn't there, or is damaged
         if name not in shared.leases.all():
-            return trial, _kept(trial, file)
-    lease = _turn(name, f"{'+'.join(spec.merge.use)} alone", shared)
+            return _kept(spec, shared, file)
+    lease = _turn(name, what, shared)
     checkpoints = Checkpoints(file.with_suffix(".parts"), lease.fence, lease.held)
+
+    def train(parts: int) -> tuple[Trial, list[Epoch]]:
+        trial = Trial(spec, shared, parts)
+        return trial, list(_once(trial, checkpoints, lease))
+
     try:
         try:  # another worker may have done it
-            history = _kept(trial, file)
+            trial, history = _kept(spec, shared, file)
         except InputError:
-            history = list(_once(trial, checkpoints, lease))
+            trial, history = sparing(train, shared, lambda why: shared.say(f"{what}: {why}"))
             about = [asdict(replace(epoch, outputs={}, saved=None)) for epoch in history]
             lease.check()
-            save_state(file, trial.network.state_dict(), {"epochs": json.dumps(about)})
+            known = {"epochs": json.dumps(about), "parts": str(trial.parts)}
+            save_state(file, trial.network.state_dict(), known)
         checkpoints.clear()
         lease.end()
     except LeaseLost:  # to another worker, which has it now or is done
@@ -273,11 +291,12 @@ def _turn(name: str, what: str, shared: Shared) -> Lease:
     return lease
 
 
-def _kept(trial: Trial, file: Path) -> list[Epoch]:
-    """Give a trial's network the weights in a file; the epochs that led there."""
+def _kept(spec: TrialSpec, shared: Shared, file: Path) -> tuple[Trial, list[Epoch]]:
+    """This spec's trial with the weights in a file; the epochs that led there."""
     state, metadata = load_state(file)
+    trial = Trial(spec, shared, int(metadata.get("parts", 1)))
     trial.network.load_state_dict(state)
-    return [Epoch(**epoch) for epoch in json.loads(metadata["epochs"])]
+    return trial, [Epoch(**epoch) for epoch in json.loads(metadata["epochs"])]
 
 
 def digest(spec: TrialSpec, shared: Shared) -> str:

@@ -9,7 +9,8 @@ from torch import nn
 from fuse_search.data.batches import Rows
 from fuse_search.nets.merged import build
 from fuse_search.train.ema import Average
-from fuse_search.train.loop import Training, measure, predict
+from fuse_search.train.loop import Training
+from fuse_search.train.measure import measure, predict
 from fuse_search.train.plan import Plan
 from fuse_search.train.prefixes import Prefixes
 from tiny import CPU, choice, parallel, rows, same, snapshot, spec

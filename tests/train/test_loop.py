@@ -8,7 +8,8 @@ from fuse_search.data import Data
 from fuse_search.data.batches import Rows, batches, fetch
 from fuse_search.errors import TrialError
 from fuse_search.nets.merged import build
-from fuse_search.train.loop import Training, measure, predict
+from fuse_search.train.loop import Training
+from fuse_search.train.measure import measure, predict
 from fuse_search.train.plan import Plan
 from fuse_search.train.prefixes import Prefixes
 from tiny import (

@@ -16,8 +16,9 @@ from fuse_search.nets.tasks import TASKS
 from fuse_search.nets.topology.joins import JOINS
 from fuse_search.shared import _fitted
 from fuse_search.train.ensemble import _cross_fitted
-from fuse_search.train.loop import Training, measure
+from fuse_search.train.loop import Training
 from fuse_search.train.losses import LOSSES, TaskLosses, class_weights
+from fuse_search.train.measure import measure
 from fuse_search.train.metrics import MULTILABEL
 from fuse_search.train.plan import Plan
 from fuse_search.train.prefixes import Prefixes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import partial
-from itertools import takewhile
 from typing import Any, TypeVar
 
 import optuna
@@ -251,17 +251,16 @@ class Study:
 
     def ended(self) -> int:
         """How many trials have ended, in whatever way."""
-        return len(self._look()) - len(self._unfinished)
+        self._look()
+        return self._tally.ended
 
     def lost_in_a_row(self, earlier: int) -> list[Row]:
-        """The trials that failed or were infeasible since one finished, as they ended.
+        """The trials that failed or were infeasible since one finished, whoever was at them.
 
-        Whoever was at them; without the `earlier` ones that ended first.
+        Without the `earlier` ones that ended first.
         """
-        ended = [trial for trial in self._look() if trial.state.is_finished()]
-        ended.sort(key=lambda trial: (trial.datetime_complete, trial.number))
-        rows = (row_of(trial, alive=False) for trial in reversed(ended[earlier:]))
-        return list(takewhile(lambda row: row.state in ("failed", "infeasible"), rows))[::-1]
+        new = self.ended() - earlier
+        return self._tally.lost[-new:] if new > 0 else []
 
     def best(self) -> Row | None:
         """The complete trial with the best value; the first one among equals."""
@@ -271,13 +270,12 @@ class Study:
     def _look(self) -> list[FrozenTrial]:
         """All trials; what has ended since the last look, by whichever worker, is taken in."""
         trials = self._study.get_trials(deepcopy=False)
-        new = [*self._unfinished, *range(self._seen, len(trials))]
-        self._seen, self._unfinished = len(trials), []
-        for number in new:
-            if trials[number].state.is_finished():  # and so never changes again
-                self._tally.add(row_of(trials[number], alive=False))
-            else:
-                self._unfinished.append(number)
+        new = [trials[n] for n in (*self._unfinished, *range(self._seen, len(trials)))]
+        ended = [trial for trial in new if trial.state.is_finished()]  # and so never changes again
+        for trial in sorted(ended, key=lambda trial: trial.datetime_complete or datetime.max):
+            self._tally.add(row_of(trial, alive=False))
+        self._seen = len(trials)
+        self._unfinished = [trial.number for trial in new if not trial.state.is_finished()]
         return trials
 
     def keeps(self, row: Row) -> bool:

@@ -12,7 +12,7 @@ from ..data import Data
 from ..data.batches import Rows
 from ..nets.topology import Ensemble
 from ..spec import TrialSpec
-from .loop import predict
+from .measure import predict
 
 
 def fit_and_predict(

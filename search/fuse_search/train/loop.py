@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -9,11 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data import Data
 from ..data.batches import Rows, batches
 from ..data.mixing import Mix
 from ..errors import TrialError
@@ -27,10 +26,10 @@ from .checkpoint import State, below, copied, named
 from .ema import Average
 from .gradients import Gradients
 from .losses import TaskLosses
-from .metrics import evaluate
+from .measure import measure, predict
 from .optim import learning_rate, load_optimizer, make_optimizer, optimizer_state, rate_factors
 from .plan import Plan
-from .precision import autocast, in_bf16
+from .precision import autocast
 from .regularize import StartingPoint, set_drop_path
 from .weightings import WEIGHTINGS
 
@@ -203,7 +202,7 @@ class Training:
     def _measured(self, tail: nn.Module, val: Rows) -> tuple[dict[str, float], dict[str, Tensor]]:
         """The epoch's metrics, and the outputs on validation."""
         means = (self._sums / len(self._places)).tolist()
-        if not np.isfinite(means[0]):
+        if not math.isfinite(means[0]):
             raise TrialError(f"the training loss is {means[0]} in epoch {self.epoch + 1}")
         tasks = len(self.spec.tasks)
         loss, first = sum(means[1 : 1 + tasks]), self._first.item()
@@ -295,45 +294,3 @@ def make_weighting(spec: TrialSpec) -> nn.Module:
     choice = spec.losses.weights
     kinds = {task: TASKS[about.type].discrete for task, about in spec.tasks.items()}
     return WEIGHTINGS[choice.name](kinds, **choice.options)
-
-
-def predict(network: nn.Module, spec: TrialSpec, rows: Rows, parts: int = 1) -> dict[str, Tensor]:
-    """The outputs by task of what reads these rows, as float32 on the CPU, in the split's order.
-
-    parts: by how much less memory than usual is to be taken.
-    """
-    network.eval()
-    found: dict[str, list[Tensor]] = {task: [] for task in spec.tasks}
-    at_once = max(1, 4 * spec.train.batch_size // parts)
-    bf16 = in_bf16(spec.train, rows.device)
-    with torch.inference_mode(), autocast(bf16, rows.device):
-        for batch in batches(rows.positions, at_once):
-            outputs = network(rows.fetch(batch)[0])
-            for task in spec.tasks:
-                found[task].append(outputs[task].float())
-    return {task: torch.cat(each).cpu() for task, each in found.items()}
-
-
-def measure(
-    spec: TrialSpec, data: Data, rows: Tensor, outputs: dict[str, Tensor]
-) -> dict[str, float]:
-    """Metrics and losses of given outputs; `loss` is the mean over the tasks, unweighted.
-
-    The losses are without label smoothing, so that they can be compared between trials.
-    """
-    targets = {task: data.targets[task].values[rows].cpu() for task in spec.tasks}
-    losses = {t: float(loss) for t, loss in TaskLosses(spec, data)(outputs, targets).items()}
-    true = {task: target.numpy() for task, target in targets.items()}
-    if not all(output.isfinite().all() for output in outputs.values()):
-        raise TrialError("a prediction on validation is not a finite number")
-    predicted = {
-        task: TASKS[about.type].predicted(outputs[task]).numpy()
-        for task, about in spec.tasks.items()
-    }
-    by_task = {f"{task}_loss": loss for task, loss in losses.items()}
-    mean = float(np.mean(list(losses.values())))
-    found = {"loss": mean} | by_task | evaluate(spec, predicted, true)
-    for name, value in found.items():
-        if not np.isfinite(value):
-            raise TrialError(f"{name} on {len(rows)} validation rows is {value}")
-    return found

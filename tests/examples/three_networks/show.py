@@ -21,7 +21,7 @@ from fuse_search.plugins import use
 from fuse_search.shared import Shared, open_shared
 from fuse_search.spec import TrialSpec
 from fuse_search.suggest import fixed_spec
-from fuse_search.train.loop import measure, predict
+from fuse_search.train.measure import measure, predict
 from fuse_search.trial import Trial
 
 HERE = Path(__file__).parent

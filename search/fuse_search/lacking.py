@@ -1,0 +1,43 @@
+"""What to do when memory is lacking: once more, with batches in smaller parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from .faults import MEMORY, Fault
+from .feasible import PARTS, NoRoomNow
+from .shared import Shared
+
+Found = TypeVar("Found")
+
+
+def sparing(
+    do: Callable[[int], Found], shared: Shared, say: Callable[[str], object], parts: int = 1
+) -> Found:
+    """What `do` comes to with each batch in so many parts, or else in PARTS of them.
+
+    The gradients of the parts add up to those of the batch. `say` is told why there are more.
+
+    Raises what `do` does, where memory is not what is lacking or it is even so.
+    """
+    try:
+        return do(parts)
+    except Exception as error:
+        fault = Fault.of(error)
+        lacking = fault.kind == MEMORY or isinstance(error, NoRoomNow)
+        if not lacking or parts > 1:
+            raise
+    # Outside of the handler: the error would hold on to the network.
+    free_memory(shared)
+    say(f"{fault.reason}; once more with batches in {PARTS} parts")
+    return do(PARTS)
+
+
+def free_memory(shared: Shared) -> None:
+    """Give a GPU's memory back that nothing needs which can't be had again."""
+    if torch.cuda.is_available():
+        shared.prefixes.memory.clear()
+        torch.cuda.empty_cache()
