@@ -80,18 +80,18 @@ class Attempt:
         self.checkpoints.open()
         self.spec = suggest(self.space, self.claim.trial)
         self.name = f"{self.number} {describe(self.spec)}"
+        content = json.dumps(identity(self.spec, self.ready.stages))
+        self.identity = hashlib.sha256(content.encode()).hexdigest()[:24]
         self.run = run = self._announce()
         if self.before.state in ("failed", "infeasible"):
             reason = self.before.attributes.get("reason", "not recorded")
             return Fault(reason, kind="known" if self.before.state == "infeasible" else "")
-        same = self._identity()
-        known = self.study.known(same)
+        known = self.study.known(self.identity)
         # Where some epochs are there already, they go on: a run's curves are of one training.
         if known and known.number != self.number and not self.checkpoints.begun:
             note = f"same as {known.number}"
             how, value = self._repeat(known, run)
         else:
-            self.study.remember(self.number, identity=same)
             how, value = self._train(run)
             note = how
         if self.before.state == "running":
@@ -109,13 +109,9 @@ class Attempt:
         tags = {"trial": str(self.number), STUDY: self.study.identifier}
         run = self.parent.child(self.name, params, tags, again=lease.fence > 1, held=lease.held)
         about = {"name": self.name, "spec": written(self.spec), "params": params}
-        self.study.remember(self.number, **about)
+        self.study.remember(self.number, **about, identity=self.identity)
         run.text("spec.yaml", to_yaml(self.spec))
         return run
-
-    def _identity(self) -> str:
-        content = json.dumps(identity(self.spec, self.ready.stages))
-        return hashlib.sha256(content.encode()).hexdigest()[:24]
 
     def _train(self, run: Run) -> tuple[str, float]:
         """Train, in smaller parts where memory is lacking; how the trial ended, and its value."""

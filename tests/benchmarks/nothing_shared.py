@@ -19,10 +19,11 @@ takes 1.02 × the baseline's time at most."""
 
 
 def main() -> int:
-    chosen = options(__doc__, alternations=7)
+    chosen = options(__doc__, alternations=5)
     with TemporaryDirectory() as text:
         folder = Path(text)
-        job = make_job([Setting("gated", 1e-3, depth=STAGES)], (96, 32), chosen, folder / "weights")
+        wholly = [Setting("gated", 1e-3, depth=STAGES)]
+        job = make_job(wholly, (512, 128), chosen, folder / "weights", side=96)
         for pairs in compared(job, chosen, folder):
             found = table(pairs, chosen.alternations, tolerance(job))
             write_page(chosen, NAME, TITLE, job.describe(STUDY), found, ABOUT)

@@ -20,7 +20,7 @@ from .claim import Claim
 from .patience import Patient
 from .quiet import make, quiet
 from .reports import Reports
-from .row import row_of
+from .row import noted, row_of
 from .samplers import SAMPLERS, has_free
 from .seeded import Seeded
 
@@ -172,10 +172,10 @@ class Study:
         return drawn and (not ended or has_free(self._study, ended[-1]))
 
     def remember(self, number: int, **attributes: Any) -> None:
-        """Note JSON values with a trial, unless it was told before. Raises LeaseLost."""
+        """Note JSON values with a trial at once, unless it was told before. Raises LeaseLost."""
         claim = self._held(number)
-        for name, value in attributes.items() if claim.row.state == "running" else ():
-            claim.trial.set_user_attr(name, value)
+        if claim.row.state == "running":
+            claim.trial.set_user_attr(*noted(attributes))
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Tell the target's value after an epoch; whether the trial had better be stopped.
