@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from fuse_search.nets.branch import fingerprints
 from fuse_search.nets.fusions import FUSIONS
 from fuse_search.nets.merged import build
 from fuse_search.nets.unfreeze import depths_at
@@ -20,6 +22,7 @@ from fuse_search.train.machine import Machine
 from fuse_search.train.plan import Plan
 from fuse_search.train.planner import Planner
 from fuse_search.train.prefixes import Prefixes
+from fuse_search.train.store import OVERHEAD
 from tiny import CPU, EVERY_TYPE, choice, kinds, parallel, rows, same, snapshot, spec
 
 DATA = rows(count=70)
@@ -454,6 +457,51 @@ def test_names_tell_apart_whatever_makes_a_difference(tmp_path):
     views = [keys(train={"augment": augment}) for augment in policies]
     assert len(set.union(*views)) == 2 * 3 + 2  # of two branches
     assert keys() == keys(merge=parallel("gated"), train={"lr": 0.5}, study="other")
+
+
+def test_settings_that_are_no_weights_tell_networks_of_hugging_face_apart(tmp_path):
+    def fingerprint(heads):
+        about = {"model_type": "bert", "num_hidden_layers": 1, "hidden_size": 8, "vocab_size": 9}
+        about |= {"num_attention_heads": heads, "intermediate_size": 8}
+        (tmp_path / "config.json").write_text(json.dumps(about))
+        words = {"network": choice(f"hf:{tmp_path}"), "input": "tokens"}
+        return build(spec(branches={"words": words}), SENTENCES).branches["words"].fingerprints
+
+    # the same tensors, which only attention takes otherwise
+    assert not set(fingerprint(2)) & set(fingerprint(4))
+
+
+class Held(nn.Module):
+    """Multiplies by numbers that are neither a parameter nor a buffer."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = torch.full((1,), factor)
+
+    def forward(self, x):
+        return x * self.factor
+
+
+def test_tensors_that_are_mere_attributes_tell_stages_apart():
+    one, same, other = (fingerprints([nn.Sequential(Held(f))], "") for f in (1.0, 1.0, 2.0))
+    assert one == same != other
+
+
+def test_the_last_trials_values_make_room_for_what_is_worth_more(tmp_path):
+    least, most = (
+        spec(branches={"a": {"network": choice(name, width=8)}}, unfreeze={"depth": 1})
+        for name in ("conv3x3", "conv5x5")
+    )
+    prefixes = storing(DATA, tmp_path)
+    gain = prefixes.planner.gain
+    prefixes.planner.gain = lambda cost, place: gain(cost, place) * gains[0]
+    gains = [1.0]
+    trained(least, prefixes)
+    prefixes.store.budget = prefixes.store.used() + OVERHEAD
+    assert prefixes.store.budget > 2 * OVERHEAD
+    gains = [1e6]
+    _, _, decisions = trained(most, prefixes)
+    assert any(d.place == "ram" for d in decisions), decisions
 
 
 def test_what_does_not_fit_is_computed_and_says_so(tmp_path):

@@ -100,3 +100,18 @@ def test_stages_whose_bits_hang_on_a_rows_place_are_found_where_few_numbers_woul
         branch = Branch(chain, entry, input="x", network=Choice(name="placed"))
         with torch.inference_mode():
             assert measure_stages(branch, x).steady == 1
+
+
+def test_stages_that_take_something_of_all_rows_are_not_steady():
+    """In whatever order: the rows beside a row must be others."""
+
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return super().forward(x / x.abs().amax(0))
+
+    network, x = nn.Sequential(nn.Linear(3, 3), Scaled(3, 64), nn.Linear(64, 2)), torch.randn(32, 3)
+    chain = find_stages(network, x[:2], classifier=False)
+    entry = Entry(Shape((3,)), torch.zeros(3), torch.ones(3))
+    branch = Branch(chain, entry, input="x", network=Choice(name="scaled"))
+    steady = [f"{stage}" for stage in branch.stages[: measure_stages(branch, x).steady]]
+    assert not any("Scaled" in stage for stage in steady)

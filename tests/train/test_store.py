@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fuse_search.errors import Preempted
-from fuse_search.train.store import OVERHEAD, About, Store
+from fuse_search.train.store import OVERHEAD, STALE, About, Store
 
 
 def about(shape=(10, 4), seconds=1.0, dtype="float32", channels_last=False):
@@ -110,6 +110,19 @@ def test_the_budget_is_never_exceeded_and_the_least_worth_goes_first(tmp_path):
     assert store.has("middling") and store.has("fourth") and store.has("dear")
     assert not store.fits(10 * size, 100.0) and store.fits(size, 100.0)
     assert on_disk(tmp_path) <= store.used() <= store.budget
+
+
+def test_what_nobody_read_for_long_goes_first(tmp_path):
+    size = 64 << 10
+    store = Store(tmp_path, 2 * (size + OVERHEAD))
+    values = torch.zeros(size // 4, 1)
+    assert write(store, "dear", values, 9.0) and write(store, "dearest", values, 10.0)
+    long_ago = time.time() - STALE - 1
+    for name in ("dear", "dearest"):
+        os.utime(tmp_path / name / "about.json", (long_ago, long_ago))
+    assert store.get("dear") is not None
+    assert write(store, "cheap", values, 1.0)
+    assert store.has("dear") and not store.has("dearest")
 
 
 def test_values_in_use_stay_readable_when_they_go(tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fuse_search.data.layout import there
 from fuse_search.data.policies import CHANNELS, apply
 from fuse_search.data.record import Shape
 from fuse_search.errors import TrialError
@@ -91,20 +92,19 @@ def _shifts(images: int, farthest: int, chance: torch.Generator) -> Tensor:
 def change(images_BCHW: Tensor, changes: Changes) -> Tensor:
     """Changed images of the same shape, [0, 1]; what a shift brings in from outside is zero."""
     height, width = images_BCHW.shape[2:]
-    ys, y_inside = _sources(height, changes.down)
-    xs, x_inside = _sources(width, changes.right)
-    xs = torch.where(changes.mirrored[:, None], width - 1 - xs, xs)
     device = images_BCHW.device
-    moved = images_BCHW.gather(2, ys.to(device)[:, None, :, None].expand_as(images_BCHW))
-    moved = moved.gather(3, xs.to(device)[:, None, None, :].expand_as(images_BCHW))
-    inside = y_inside[:, None, :, None] & x_inside[:, None, None, :]
-    moved = moved * inside.to(device)
+    ys, y_inside = _sources(height, there(changes.down, device))
+    xs, x_inside = _sources(width, there(changes.right, device))
+    xs = torch.where(there(changes.mirrored, device)[:, None], width - 1 - xs, xs)
+    moved = images_BCHW.gather(2, ys[:, None, :, None].expand_as(images_BCHW))
+    moved = moved.gather(3, xs[:, None, None, :].expand_as(images_BCHW))
+    moved = moved * (y_inside[:, None, :, None] & x_inside[:, None, None, :])
     return moved if changes.policy.name == "none" else apply(changes.policy, moved, changes.seeds)
 
 
 def _sources(side: int, shifts: Tensor) -> tuple[Tensor, Tensor]:
     """Where each pixel along one axis comes from, [N, side], and whether that is inside."""
-    sources = torch.arange(side) - shifts[:, None]
+    sources = torch.arange(side, device=shifts.device) - shifts[:, None]
     return sources.clamp(0, side - 1), (sources >= 0) & (sources < side)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fuse_search.data.layout import rows_of
+from fuse_search.data.layout import rows_of, there
 from fuse_search.data.mixing import UNMIXED, Mix
 from fuse_search.data.record import Data, absent
 
@@ -111,12 +111,12 @@ class Rows:
 
     def _rows(self, positions: Tensor) -> Tensor:
         split = self.data.splits[self.split]
-        return split[positions.to(split.device)]
+        return split[there(positions, split.device)]
 
 
 def take(values: Tensor, rows: Tensor, device: torch.device | str) -> Tensor:
     """The values of these rows, on the device."""
-    return rows_of(values, rows.to(values.device)).to(device)
+    return there(rows_of(values, there(rows, values.device)), device)
 
 
 def _single(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How maps [B, C, H, W] lie in memory: kernels, and so the last bits, are chosen by it."""
+"""Where values lie. How maps [B, C, H, W] do: kernels, and so the last bits, are chosen by it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ def settled(x: Tensor) -> Tensor:
 def rows_of(x: Tensor, rows: Tensor) -> Tensor:
     """x[rows], lying in memory as x does."""
     return x.permute(0, 2, 3, 1)[rows].permute(0, 3, 1, 2) if channels_last(x) else x[rows]
+
+
+def there(x: Tensor, device: torch.device | str) -> Tensor:
+    """The same on this device; on the way to a GPU nobody waits for it."""
+    if x.device.type == "cpu" and torch.device(device).type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 def _plain(x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from ..errors import InputError, TrialError, nearest
 from ..spec import Choice, Tap
 from ..written import written
 from .checkpoints import Report
-from .networks import library_versions
+from .networks import settings_of
 from .shapes import Form, Pool, Vector
 from .stages import Chain
 
@@ -72,8 +72,7 @@ class Branch(nn.Module):
         self.input, self.example_shape = input, entry.shape
         self.lacking = lacking
         """Whether some rows lack its input, so that something must stand for its taps."""
-        versions = library_versions([network.name])
-        self.network = json.dumps([written(network), versions])
+        self.network = json.dumps([written(network), settings_of(network.name)])
         """What it was built as: nowhere else are settings to be seen that are no weights."""
         self.entry: nn.Module = entry
         # all alike, so that one parameter tells of its stage: walking through them takes long
@@ -214,15 +213,23 @@ class Branch(nn.Module):
 def fingerprints(modules: Iterable[nn.Module], network: str) -> tuple[str, ...]:
     """For each module of a chain a SHA-256 (hex) of all that its output hangs on but its input.
 
-    That is the network's name and options, and the code, the settings, the parameters and the
-    buffers of it and of all below.
+    That is the network's name and options, and the code, the settings and all tensors of it and
+    of all below: parameters, buffers, and others that its modules hold.
     """
     sha, found = hashlib.sha256(network.encode()), []
     for module in modules:
         sha.update(f"{module} {getattr(module, 'shape', '')}".encode())  # a GraphModule's has code
-        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        for name, tensor in (*module.named_parameters(), *module.named_buffers(), *_held(module)):
             sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             sha.update(raw.numpy().data)
         found.append(sha.hexdigest())
     return tuple(found)
+
+
+def _held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Tensors that are mere attributes of a module or of one in it."""
+    for place, each in module.named_modules():
+        for name, value in vars(each).items():
+            if isinstance(value, Tensor):
+                yield f"{place}.{name}", value

@@ -127,7 +127,8 @@ class Plan:
                 lower = self._with(prefix, rows_of, epoch)
                 refused = self.prefixes.fill(lower, self._change(rows_of, epoch))
                 values = store.get(key)
-                reason = refused if values is None else reason
+                if values is None:
+                    reason = refused or "what is stored can't be read now"
             if values is not None:
                 cost = self.prefixes.cost(wanted)
                 worth = self.prefixes.planner.gain(cost, "ram") / cost.nbytes
@@ -153,6 +154,7 @@ class Plan:
 
     def _decide(self, epochs: Counter[Prefix]) -> None:
         """Where the values of these prefixes shall come from, each read in so many epochs."""
+        self.prefixes.keep(self._kept)  # and no longer what the trial before this one read
         for rows_of in ("train", "val"):
             for prefix, count in epochs.items():
                 try:

@@ -13,7 +13,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -26,6 +26,7 @@ from ..errors import Preempted
 
 OVERHEAD = 16 << 10  # bytes: a folder, about.json, and what file systems round up
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int64")
+STALE = 7 * 24 * 3600  # seconds after which what nobody read goes first
 CHUNK = 8 << 20  # bytes that are checked at once
 
 
@@ -55,7 +56,8 @@ class Store:
     """Arrays in a folder that never takes more than `budget` bytes.
 
     Where there is no room, those go that save the fewest seconds per byte; not those in `kept`,
-    and none that is worth more than what comes.
+    and none that is worth more than what comes. What nobody read for long is worth nothing: the
+    program or the data that it is of may be no more.
     """
 
     def __init__(self, folder: Path, budget: int) -> None:
@@ -78,6 +80,8 @@ class Store:
             if this not in self._checked and _checksum(file, about) != about.crc32:
                 raise ValueError("the checksum differs")
             self._checked.add(this)
+            with suppress(OSError):  # it may be another user's
+                os.utime(folder / "about.json")
             return _mapped(file, about)
         except (FileNotFoundError, ArithmeticError, LookupError, ValueError, TypeError):
             _remove(folder)
@@ -164,7 +168,8 @@ class Store:
             except OSError:  # it has just gone
                 continue
             try:
-                worth = _read_about(folder).worth
+                unread = time.time() - (folder / "about.json").stat().st_mtime > STALE
+                worth = 0.0 if unread else _read_about(folder).worth
             except (OSError, ArithmeticError, LookupError, ValueError, TypeError):
                 worth = 0.0  # it is damaged
             yield _Entry(folder, nbytes, worth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import version
@@ -13,13 +14,13 @@ from torch import nn
 from ...data.room import need_ram
 from ...errors import InputError, nearest
 from ...spec import LIBRARIES, Choice
-from .hf import hugging_face, network_files
+from .hf import CONFIG, hugging_face, network_files
 from .network import Network
 from .sequences import conv1d, gru, lstm, transformer
 from .small import conv3x3, conv5x5, mlp
 from .zoo import timm_network, torchvision_names, torchvision_network
 
-__all__ = ["NETWORKS", "Network", "build_network", "network_of"]
+__all__ = ["NETWORKS", "Network", "build_network", "network_of", "settings_of"]
 
 NETWORKS: dict[str, Callable[..., nn.Module] | Network] = {
     "conv3x3": conv3x3,
@@ -57,6 +58,13 @@ def library_versions(names: Iterable[str]) -> dict[str, str]:
     """The versions of the packages that networks of these names come from, by package."""
     found = {LIBRARIES[name.partition(":")[0]] for name in names if ":" in name}
     return {package: version(package) for package in sorted(found)}
+
+
+def settings_of(name: str) -> str:
+    """What a network is made by beside its name and options, as text: packages and files."""
+    files = files_of(name)
+    config = files[CONFIG].read_text(encoding="utf-8") if CONFIG in files else ""
+    return json.dumps([library_versions([name]), config])
 
 
 def build_network(choice: Choice, shape: tuple[int, ...]) -> tuple[nn.Module, bool]:
