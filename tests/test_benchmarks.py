@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,28 @@ def test_the_table_of_layouts_has_a_row_for_each_network(tmp_path, monkeypatch):
         "| efficientnet_b0",
         "| vit (6 layers of 192)",
     ]
+
+
+def test_a_gpu_that_is_busy_half_of_the_time_is_said_to_be(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from busy import watched
+    from pairs import FP32, Outcome, Timed, table
+
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 25\necho 75\necho '[N/A]'\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with watched("GPU-1") as found:
+        time.sleep(1)
+    assert found.share == 0.5
+    with watched(None) as nothing:
+        pass
+    ours, plain = (
+        Timed(Outcome(((1.0, 0.5),), (5,), setup=1.0), 3.0, 2.0, share)
+        for share in (found.share, nothing.share)
+    )
+    assert "| GPU busy, ours, % of the time | 50 | 50 – 50 |" in table([(ours, ours)], 1, FP32)
+    assert "GPU" not in table([(plain, plain)], 1, FP32)
 
 
 def test_sides_that_trained_something_else_are_no_comparison(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+
+from busy import gpu, watched
 
 FP32, BF16 = 1e-4, 2e-2
 """How far the final losses of the two sides may be apart, relatively, by what they compute in."""
@@ -33,6 +36,8 @@ class Timed:
     outcome: Outcome
     seconds: float
     cpu: float
+    busy: float = math.nan
+    """The part of the time in which the GPU was busy, where there is one."""
 
     @property
     def trials(self) -> float:
@@ -66,9 +71,11 @@ def timed(side: Side) -> Timed:
     """Run one side in a new folder."""
     gc.collect()
     with TemporaryDirectory() as folder:
-        begun, cpu = time.perf_counter(), time.process_time()
-        outcome = side(Path(folder))
-        return Timed(outcome, time.perf_counter() - begun, time.process_time() - cpu)
+        with watched(gpu()) as found:
+            begun, cpu = time.perf_counter(), time.process_time()
+            outcome = side(Path(folder))
+            took = time.perf_counter() - begun, time.process_time() - cpu
+        return Timed(outcome, *took, found.share)
 
 
 def difference(pair: Pair) -> float:
@@ -110,6 +117,10 @@ def table(pairs: list[Pair], times: int, tolerance: float) -> str:
         f"| – from the first trial on | {spread([o.trials / p.trials for o, p in pairs], 3)} |",
         f"| – in CPU seconds | {spread([o.cpu / p.cpu for o, p in pairs], 3)} |",
     ]
+    for who, runs in (("ours", ours), ("baseline", plain)):
+        if not any(math.isnan(run.busy) for run in runs):
+            busy = spread([100 * run.busy for run in runs], 0)
+            lines.append(f"| GPU busy, {who}, % of the time | {busy} |")
     worst = max(map(difference, pairs))
     verdict = (
         f"Both sides trained the same: the final losses of {len(ours[0].outcome.losses)} trials "
