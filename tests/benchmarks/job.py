@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 import torchvision
 from command import Options
+from sklearn.datasets import load_digits
 from torch import nn
+from torch.nn import functional
 
 RATES = (3e-4, 1e-3)
 """Learning rates at which differences of rounding don't grow to differences of the losses."""
@@ -64,6 +66,7 @@ def make_job(
     chosen: Options,
     folder: Path,
     networks: tuple[str, ...] = NETWORKS,
+    side: int = SIDE,
     **sizes: int,
 ) -> Job:
     """A job with so many training and validation rows, or what keeps a GPU as busy.
@@ -71,7 +74,9 @@ def make_job(
     Its weights are written to the folder.
     """
     trials, names = tuple(settings), networks[: 1 if chosen.quick else None]
-    job = Job(trials, save_weights(names, folder), *rows, device=chosen.device, **sizes)
+    job = Job(
+        trials, save_weights(names, folder, side), *rows, device=chosen.device, side=side, **sizes
+    )
     if chosen.device.type == "cuda":
         job = replace(job, train_rows=8192, val_rows=2048, batch_size=256)
     tiny = {"settings": trials[:4], "train_rows": 64, "val_rows": 32, "epochs": 3}
@@ -83,14 +88,15 @@ def short(job: Job) -> Job:
     return replace(job, settings=job.settings[:1], train_rows=32, val_rows=16, epochs=1)
 
 
-def save_weights(names: Iterable[str], folder: Path) -> dict[str, Path]:
+def save_weights(names: Iterable[str], folder: Path, side: int = SIDE) -> dict[str, Path]:
     """Random weights of each network in a file that stands for a pre-trained one.
 
-    BatchNorm's statistics are set from noise, since those of a new network keep no feature in
-    scale when it is frozen.
+    BatchNorm's statistics are set from images like those of the job, since those of a new network
+    keep no feature in scale when it is frozen, and what is out of scale lets differences of
+    rounding grow.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found = {}
+    found, images = {}, two_digits(128, side)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for name in names:
@@ -99,7 +105,20 @@ def save_weights(names: Iterable[str], folder: Path) -> dict[str, Path]:
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = 1.0
             with torch.no_grad():
-                network(torch.randn(64, 3, SIDE, SIDE))
+                network(images)
             found[name] = folder / f"{name}.pt"
             torch.save(network.state_dict(), found[name])
     return found
+
+
+def two_digits(count: int, side: int) -> torch.Tensor:
+    """Normalised images [count, 3, side, side] of two digits somewhere on black."""
+    digits = torch.tensor(load_digits().images[: 2 * count] / 16, dtype=torch.float32)
+    digits = functional.interpolate(digits[:, None], round(0.75 * side), mode="bilinear")
+    canvas, room = torch.zeros(count, side, side), side - digits.shape[-1] + 1
+    for number, (digit,) in enumerate(digits):
+        top, left = number * 7 % room, number * 11 % room
+        place = canvas[number % count, top : top + len(digit), left : left + len(digit)]
+        torch.maximum(place, digit, out=place)
+    canvas = (canvas - canvas.mean()) / canvas.std()
+    return canvas[:, None].expand(-1, 3, -1, -1).contiguous()

@@ -23,7 +23,7 @@ def main() -> int:
     with TemporaryDirectory() as text:
         folder = Path(text)
         wholly = [Setting("gated", 1e-3, depth=STAGES)]
-        job = make_job(wholly, (512, 128), chosen, folder / "weights", side=96)
+        job = make_job(wholly, (1024, 256), chosen, folder / "weights", side=96)
         for pairs in compared(job, chosen, folder):
             found = table(pairs, chosen.alternations, tolerance(job))
             write_page(chosen, NAME, TITLE, job.describe(STUDY), found, ABOUT)
