@@ -197,7 +197,7 @@ def full_for_long() -> dict[str, Any]:
     """The disk is full, and patience ends; there is room again when the program is started."""
     moments = [
         (attempt, "keep", 1),
-        (Journal, "append_logs", 9),
+        (Journal, "append_logs", 5),
         (files, "_replace", 1),
     ]
     ran = [run(impatient, partial(at, *each, fill)) for each in moments]
