@@ -196,11 +196,16 @@ def for_a_moment() -> dict[str, Any]:
 def full_for_long() -> dict[str, Any]:
     """The disk is full, and patience ends; there is room again when the program is started."""
     moments = [
-        (attempt, "keep", 1),
-        (Journal, "append_logs", 5),
-        (files, "_replace", 1),
+        (
+            Journal,
+            "append_logs",
+            12,
+            limit_files,
+        ),  # a few lines have room in the last block
+        (attempt, "keep", 1, fill),
+        (files, "_replace", 1, fill),
     ]
-    ran = [run(impatient, partial(at, *each, fill)) for each in moments]
+    ran = [run(impatient, partial(at, *each)) for each in moments]
     return story(*ran, run())
 
 
