@@ -196,12 +196,8 @@ def for_a_moment() -> dict[str, Any]:
 def full_for_long() -> dict[str, Any]:
     """The disk is full, and patience ends; there is room again when the program is started."""
     moments = [
-        (
-            Journal,
-            "append_logs",
-            12,
-            limit_files,
-        ),  # a few lines have room in the last block
+        # a few lines would find room in the journal's last block, however full the disk is
+        (Journal, "append_logs", 12, limit_files),
         (attempt, "keep", 1, fill),
         (files, "_replace", 1, fill),
     ]

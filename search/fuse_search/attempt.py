@@ -15,7 +15,7 @@ from .faults import Fault
 from .feasible import PARTS, check
 from .identity import identity
 from .kept import keep
-from .lacking import free_memory, sparing
+from .lacking import give_memory_back, sparing
 from .logged import describe, finish, finish_at, plain
 from .preflight import Preflight
 from .progress import Shown
@@ -191,4 +191,4 @@ class Attempt:
         else:
             self.close()
         self.progress.say(f"trial {self.number} {state}: {fault.reason}")
-        free_memory(self.ready.shared)
+        give_memory_back(self.ready.shared)

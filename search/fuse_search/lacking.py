@@ -31,12 +31,12 @@ def sparing(
         if not lacking or parts > 1:
             raise
     # Outside of the handler: the error would hold on to the network.
-    free_memory(shared)
+    give_memory_back(shared)
     say(f"{fault.reason}; once more with batches in {PARTS} parts")
     return do(PARTS)
 
 
-def free_memory(shared: Shared) -> None:
+def give_memory_back(shared: Shared) -> None:
     """Give a GPU's memory back that nothing needs which can't be had again."""
     if torch.cuda.is_available():
         shared.prefixes.memory.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from shutil import which
 from statistics import mean
 
 import torch
@@ -14,8 +15,8 @@ EVERY = 200
 
 
 def gpu() -> str | None:
-    """What the driver calls the GPU that torch computes on; None without one."""
-    if not torch.cuda.is_available():
+    """What the driver calls the GPU that torch computes on; None without one or its program."""
+    if not torch.cuda.is_available() or not which("nvidia-smi"):
         return None
     return f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
 

@@ -74,9 +74,8 @@ def make_job(
     Its weights are written to the folder.
     """
     trials, names = tuple(settings), networks[: 1 if chosen.quick else None]
-    job = Job(
-        trials, save_weights(names, folder, side), *rows, device=chosen.device, side=side, **sizes
-    )
+    weights = save_weights(names, folder, side)
+    job = Job(trials, weights, *rows, device=chosen.device, side=side, **sizes)
     if chosen.device.type == "cuda":
         job = replace(job, train_rows=8192, val_rows=2048, batch_size=256)
     tiny = {"settings": trials[:4], "train_rows": 64, "val_rows": 32, "epochs": 3}
@@ -88,7 +87,7 @@ def short(job: Job) -> Job:
     return replace(job, settings=job.settings[:1], train_rows=32, val_rows=16, epochs=1)
 
 
-def save_weights(names: Iterable[str], folder: Path, side: int = SIDE) -> dict[str, Path]:
+def save_weights(names: Iterable[str], folder: Path, side: int) -> dict[str, Path]:
     """Random weights of each network in a file that stands for a pre-trained one.
 
     BatchNorm's statistics are set from images like those of the job, since those of a new network

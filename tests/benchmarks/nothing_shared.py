@@ -12,7 +12,7 @@ from job import STAGES, Setting, make_job
 from pairs import table, void
 
 RATE = 1e-4
-"""Ten times as much, and rounding grows to other losses before the 80 steps are done."""
+"""With ten times as much, over twice as many steps, rounding grew to other losses."""
 NAME, TITLE = "nothing_shared", "Nothing to share: networks that are trained wholly"
 STUDY = """\
 {trials} trial × {epochs} epochs: gated fusion. {networks}, every stage trained; {train_rows} \

@@ -113,5 +113,4 @@ def test_stages_that_take_something_of_all_rows_are_not_steady():
     chain = find_stages(network, x[:2], classifier=False)
     entry = Entry(Shape((3,)), torch.zeros(3), torch.ones(3))
     branch = Branch(chain, entry, input="x", network=Choice(name="scaled"))
-    steady = [f"{stage}" for stage in branch.stages[: measure_stages(branch, x).steady]]
-    assert not any("Scaled" in stage for stage in steady)
+    assert len(branch.stages) == 3 and measure_stages(branch, x).steady < 2
