@@ -67,7 +67,7 @@ def main() -> int:
     with TemporaryDirectory() as text:
         folder = Path(text)
         sizes = {"side": 128, "batch_size": 16}
-        job = make_job(settings(), (96, 32), chosen, folder / "weights", NETWORKS, **sizes)
+        job = make_job(settings(), (192, 64), chosen, folder / "weights", NETWORKS, **sizes)
         decode, initial = ours.decoder(job, folder / "f"), ours.initial(job, folder / "f")
         costs = measure(job, decode, initial, times=chosen.alternations)
         for pairs in compared(job, chosen, folder):

@@ -8,11 +8,9 @@ from tempfile import TemporaryDirectory
 
 from command import options, write_page
 from compare import ABOUT, compared, tolerance
-from job import STAGES, Setting, make_job
+from job import RATES, STAGES, Setting, make_job
 from pairs import table, void
 
-RATE = 1e-4
-"""With ten times as much, over twice as many steps, rounding grew to other losses."""
 NAME, TITLE = "nothing_shared", "Nothing to share: networks that are trained wholly"
 STUDY = """\
 {trials} trial × {epochs} epochs: gated fusion. {networks}, every stage trained; {train_rows} \
@@ -24,9 +22,9 @@ def main() -> int:
     chosen = options(__doc__, alternations=5)
     with TemporaryDirectory() as text:
         folder = Path(text)
-        wholly = [Setting("gated", RATE, depth=STAGES)]
+        wholly = [Setting("gated", RATES[0], depth=STAGES)]
         sizes = {"side": 96, "batch_size": 64}
-        job = make_job(wholly, (1024, 256), chosen, folder / "weights", **sizes)
+        job = make_job(wholly, (1536, 384), chosen, folder / "weights", **sizes)
         for pairs in compared(job, chosen, folder):
             found = table(pairs, chosen.alternations, tolerance(job))
             write_page(chosen, NAME, TITLE, job.describe(STUDY), found, ABOUT)

@@ -48,10 +48,9 @@ class Rows:
 def resident(job: Job, decode: Decode) -> Rows:
     """All rows, normalised by the training rows, on the device."""
     images, classes, splits = decode()
-    x = images.float() / 255
-    exact = x[splits["train"]].double()
-    mean, std = exact.mean().float(), exact.std(correction=0).float()
-    x = ((x - mean) / std).expand(-1, 3, -1, -1)
+    levels = images[splits["train"]].double()  # 0 to 255, so that mean and std are exact
+    mean, std = (levels.mean() / 255).float(), (levels.std(correction=0) / 255).float()
+    x = ((images.float() / 255 - mean) / std).expand(-1, 3, -1, -1)
     x = x.to(job.device, memory_format=torch.channels_last)
     train, val = (splits[name].to(job.device) for name in ("train", "val"))
     return Rows([x] * len(job.weights), classes.to(job.device), train, val)
