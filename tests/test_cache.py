@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fuse_search import run
+from fuse_search import attempt, run
 from fuse_search.launch import train_again
 from small_space import command, status, write_small
 
@@ -34,6 +34,19 @@ def test_values_are_stored_shown_and_shared_by_studies(tmp_path, capsys, monkeyp
     assert len(in_mlflow) == 3 and json.loads(in_mlflow[0].read_text())[0]["place"] == "ram"
     run(frozen(tmp_path, **{"study: small": "study: other"}), 2, results=results)
     assert kept(results) == stored
+
+
+def test_a_trial_that_fails_has_told_where_its_values_came_from(tmp_path, monkeypatch):
+    finish, results = attempt.finish, tmp_path / "results"
+
+    def fail_once(*about):
+        monkeypatch.setattr(attempt, "finish", finish)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(attempt, "finish", fail_once)
+    run(frozen(tmp_path), 1, results=results)
+    (traceback,) = results.glob("artifacts/**/traceback.txt")
+    assert (traceback.parent / "prefixes.json").exists()
 
 
 def test_a_budget_of_nothing_stores_nothing_and_gives_the_same_numbers(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import subprocess
@@ -37,10 +38,7 @@ def test_opening_again_writes_nothing(tmp_path):
     before = (tmp_path / "study.journal").read_bytes()
     assert journal(tmp_path).rows() == []
     assert (tmp_path / "study.journal").read_bytes() == before
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "study.journal",
-        "study.journal.mutex",
-    ]
+    assert [file.name for file in tmp_path.iterdir()] == ["study.journal"]
 
 
 @pytest.mark.parametrize(
@@ -92,15 +90,38 @@ def test_a_journal_broken_in_mid_study_is_named_too(tmp_path):
         study.rows()
 
 
+def test_processes_that_write_at_once_lose_no_line(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from fuse_search.study.storage import Journal; "
+        "journal, me = Journal(Path(sys.argv[1])), int(sys.argv[2]); "
+        "print('ready', flush=True); sys.stdin.read(); "
+        "[journal.append_logs([{'by': me, 'n': n, 'x': 'x' * 5000}]) for n in range(400)]"
+    )
+    file = tmp_path / "study.journal"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, file, str(i)], **pipes) for i in range(3)
+    ]
+    for writer in writers:
+        assert writer.stdout.readline() == b"ready\n"
+    for writer in writers:
+        writer.stdin.close()
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert sorted((line["by"], line["n"]) for line in lines) == [
+        (i, n) for i in range(3) for n in range(400)
+    ]
+
+
 def test_a_killed_process_leaves_no_lock_behind(tmp_path):
     study = journal(tmp_path)
     study.claim(MANY)
     code = (
-        "import sys, time; from filelock import FileLock; "
-        "locks = [FileLock(file).acquire() for file in sys.argv[1:]]; "
+        "import fcntl, sys, time; journal, lease = (open(file, 'a') for file in sys.argv[1:]); "
+        "fcntl.flock(journal, fcntl.LOCK_EX); fcntl.flock(lease, fcntl.LOCK_EX); "
         "print('held', flush=True); time.sleep(60)"
     )
-    locks = [str(tmp_path / name) for name in ("study.journal.mutex", "study.lock")]
+    locks = [str(tmp_path / name) for name in ("study.journal", "study.lock")]
     command = [sys.executable, "-c", code, *locks]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "held\n"

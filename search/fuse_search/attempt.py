@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections import deque
 from concurrent.futures import wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from .errors import StoreUnreachable
 from .faults import Fault
@@ -16,7 +17,7 @@ from .feasible import PARTS, check
 from .identity import identity
 from .kept import keep
 from .lacking import give_memory_back, sparing
-from .logged import describe, finish, finish_at, plain
+from .logged import describe, finish, finish_at
 from .preflight import Preflight
 from .progress import Shown
 from .space import Space
@@ -25,6 +26,7 @@ from .suggest import parameters, suggest, to_yaml
 from .tracker import STUDY, Run
 from .train.checkpoint import Checkpoints
 from .train.loop import Epoch
+from .train.planner import Decision
 from .trial import Trial
 from .written import written
 
@@ -110,7 +112,7 @@ class Attempt:
         run = self.parent.child(self.name, params, tags, again=lease.fence > 1, held=lease.held)
         about = {"name": self.name, "spec": written(self.spec), "params": params}
         self.study.remember(self.number, **about, identity=self.identity)
-        run.text("spec.yaml", to_yaml(self.spec))
+        run.text("spec.yaml", partial(to_yaml, self.spec))
         return run
 
     def _train(self, run: Run) -> tuple[str, float]:
@@ -130,10 +132,14 @@ class Attempt:
         trial, history = Trial(self.spec, shared, parts), []
         run.log(trial.costs, 0, self.claim.began)
         unlogged: deque[Epoch] = deque()
+        decided: list[Decision] = []
         for epoch in trial.epochs(self.checkpoints):
             history.append(epoch)
             unlogged.append(epoch)
             self._log(run, unlogged)
+            if trial.decisions != decided:  # there are more of them as more is unfrozen
+                decided = trial.decisions
+                run.text("prefixes.json", json.dumps(_plain(decided), indent=2))
             value = epoch.metrics[self.target]
             self.progress.epoch(self.name, epoch.number, epochs, value)
             if trial.joins_outputs:  # what isn't trained can't be compared epoch by epoch
@@ -143,9 +149,9 @@ class Attempt:
                 break
         wait([epoch.saved for epoch in unlogged if epoch.saved])
         self._log(run, unlogged)
-        metrics, decided = finish(run, trial, history, self.study.target), plain(trial.decisions)
-        begun = self.checkpoints.begun
-        self.study.remember(self.number, metrics=metrics, prefixes=decided, begun=begun)
+        metrics = finish(run, trial, history, self.study.target)
+        about = {"metrics": metrics, "prefixes": _plain(decided), "begun": self.checkpoints.begun}
+        self.study.remember(self.number, **about)
         ended = Row(self.number, "complete", value, {"metrics": metrics}, {}, 0.0)
         if how == "complete" and self.study.keeps(ended):
             file = self.folder / f"{self.number}.safetensors"
@@ -192,3 +198,8 @@ class Attempt:
             self.close()
         self.progress.say(f"trial {self.number} {state}: {fault.reason}")
         give_memory_back(self.ready.shared)
+
+
+def _plain(decisions: list[Decision]) -> list[dict[str, Any]]:
+    """Decisions as JSON values."""
+    return [asdict(decision) for decision in decisions]

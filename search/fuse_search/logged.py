@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import asdict
 from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
@@ -17,7 +16,6 @@ from .figures import confusion, curves
 from .spec import Choice, TrialSpec, in_order
 from .tracker import Run
 from .train.loop import Epoch
-from .train.planner import Decision
 from .trial import Trial
 from .version import VERSION
 
@@ -30,8 +28,7 @@ def finish(run: Run, trial: Trial, history: list[Epoch], target: str) -> dict[st
     for task, counts in trial.confusion().items():
         classes = shared.data.targets[task].classes or ()
         files[f"confusion/{task}.png"] = partial(confusion, counts, classes, task)
-    decided = {"prefixes.json": json.dumps(plain(trial.decisions), indent=2)}
-    run.files(files | {"environment.json": about} | (decided if trial.decisions else {}))
+    run.files(files | {"environment.json": about})
     return history[-1].metrics | trial.costs
 
 
@@ -40,11 +37,6 @@ def finish_at(fault: Fault, run: Run, state: str) -> None:
     if fault.trace:
         run.text("traceback.txt", fault.trace)
     run.describe({}, {"state": state, "reason": fault.reason})
-
-
-def plain(decisions: list[Decision]) -> list[dict[str, Any]]:
-    """Decisions as JSON values."""
-    return [asdict(decision) for decision in decisions]
 
 
 def describe(spec: TrialSpec) -> str:

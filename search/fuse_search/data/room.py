@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from fuse_search.errors import InputError
 
 
 def free_ram() -> int:
     """Bytes of memory that are free for this process: of the machine and of its container."""
-    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    try:
-        about = dict(
-            line.split(":") for line in Path("/proc/meminfo").read_text("ascii").splitlines()
-        )
-        free = [int(about["MemAvailable"].split()[0]) * 1024]
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text("ascii"))
-        free.append(limit - int((group / "memory.current").read_text("ascii")))
-    except (OSError, KeyError, ValueError):  # another system, or no limit
-        pass
+    free = [psutil.virtual_memory().available]
+    with suppress(OSError, ValueError):  # no limit
+        free.append(_of_container("max") - _of_container("current"))
     return max(0, min(free))
 
 
 def total_ram() -> int:
     """Bytes of memory of the machine, or how much of it this process' container may take."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    total = psutil.virtual_memory().total
     with suppress(OSError, ValueError):  # no limit
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
+        total = min(total, _of_container("max"))
     return total
+
+
+def _of_container(what: str) -> int:
+    return int(Path(f"/sys/fs/cgroup/memory.{what}").read_text("ascii"))
 
 
 def need_ram(nbytes: int, what: str) -> None:

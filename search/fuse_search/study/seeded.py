@@ -23,14 +23,14 @@ class Seeded(BaseSampler):
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int, study: optuna.Study) -> None:
         self._make, self._seed, self._study = make, seed, study
+        self._is_tpe = isinstance(make(seed), TPESampler)
         self._common = IntersectionSearchSpace(include_pruned=True)
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        sampler = self._of(trial)
-        if not isinstance(sampler, TPESampler):
-            return sampler.infer_relative_search_space(study, trial)
+        if not self._is_tpe:
+            return self._of(trial).infer_relative_search_space(study, trial)
         # TPE looks through all trials for what they have in common; here it is kept up to date.
         found = self._common.calculate(self._study)
         return {name: domain for name, domain in found.items() if not domain.single()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -9,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import exc
@@ -26,13 +26,13 @@ CREATE_AGAIN = (0.1, 0.5, 2.0)
 class Journal(JournalFileBackend):
     """Optuna's journal file, flushed to the disk when a trial ends and not after every line.
 
-    Its lock is the operating system's, which a process that is killed lets go of. A last line
-    that was cut off is removed before another one is written behind it.
+    It is locked itself, by the operating system: a process that is killed lets go of it, and who
+    waits goes on at once. A last line that was cut off is removed before another one is written
+    behind it.
     """
 
     def __init__(self, file: Path) -> None:
         super().__init__(str(file))
-        self._mutex = FileLock(f"{file}.mutex")
         self.line = 0
         """The last line that was read."""
 
@@ -60,7 +60,8 @@ class Journal(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with self._mutex, Path(self._file_path).open("r+b") as file:
+        with Path(self._file_path).open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
             _mend(file)
             file.write(lines.encode())
             if any("state" in log for log in logs):

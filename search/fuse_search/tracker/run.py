@@ -187,26 +187,27 @@ class Run:
         if time.monotonic() - self._sent > TOGETHER:
             self._send([], [])
 
-    def text(self, name: str, content: str) -> None:
+    def text(self, name: str, content: str | Callable[[], str]) -> None:
         """Store `content` as the artifact `name`, such as `spec.yaml`."""
         self.files({name: content})
 
-    def files(self, files: Mapping[str, str | Callable[[], Image]]) -> None:
-        """Store texts, and pictures that are drawn when their turn comes, as artifacts by name.
+    def files(self, files: Mapping[str, str | Callable[[], str | Image]]) -> None:
+        """Store texts and pictures, some of them made when their turn comes, as artifacts by name.
 
         MLflow takes about as long for all together as for one.
         """
         self._later(lambda: self._files(files))
 
-    def _files(self, files: Mapping[str, str | Callable[[], Image]]) -> None:
+    def _files(self, files: Mapping[str, str | Callable[[], str | Image]]) -> None:
         with TemporaryDirectory() as folder:
             for name, content in files.items():
                 file = Path(folder, name)
                 file.parent.mkdir(parents=True, exist_ok=True)
-                if isinstance(content, str):
-                    file.write_text(content, encoding="utf-8")
+                made = content if isinstance(content, str) else content()
+                if isinstance(made, str):
+                    file.write_text(made, encoding="utf-8")
                 else:
-                    content().save(file)
+                    made.save(file)
             self.client.log_artifacts(self.run_id, folder)
 
     def artifact(self, path: Path) -> None:
