@@ -324,7 +324,7 @@ def test_trials_that_all_fail_stop_the_study(tmp_path, capsys, monkeypatch):
     trials = [run for run in failed if run.data.tags["fuse_search.kind"] == "trial"]
     assert len(trials) == 5
     assert "training loss is" in (tmp_path / "results/small/report.md").read_text()
-    known = r"the training loss is \S+ in epoch 1\b.*|a prediction on validation is not a finite .*"
+    known = r"the training loss is \S+ in epoch 1\b.*|a prediction is not a finite .*"
     assert all(re.fullmatch(known, run.data.tags["reason"]) for run in trials)
 
 

@@ -40,7 +40,7 @@ FLOORS = {
         "export",
         "found",
     ],
-    6: ["launch", "opening", "best", "processes"],
+    6: ["launch", "confirm", "opening", "best", "processes"],
     7: ["cli", "models", "__main__"],
 }
 FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts}

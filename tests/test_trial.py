@@ -20,7 +20,6 @@ from fuse_search.trial import (
     alone,
     digest,
     identity,
-    joined,
     pretraining,
     solo_state,
     trained,
@@ -168,7 +167,7 @@ def test_without_memory_an_ensemble_is_joined_in_smaller_parts(counted, monkeypa
         return fit_and_predict(network, given, data, device, parts)
 
     monkeypatch.setattr("fuse_search.trial.fit_and_predict", fit)
-    trial, (epoch,) = joined(spec(merge={"topology": choice("ensemble")}), counted)
+    trial, (epoch,) = trained(spec(merge={"topology": choice("ensemble")}), counted)
     assert (asked, trial.parts, epoch.number) == ([1, 4], 4, 0)
 
 

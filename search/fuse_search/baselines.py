@@ -17,7 +17,7 @@ from .spec import Choice, Losses, Merge, TrialSpec, Unfreeze
 from .study import Study
 from .suggest import Corner, parameters, suggest
 from .tracker import Run
-from .trial import joined, trained
+from .trial import trained
 
 
 @dataclass
@@ -84,10 +84,7 @@ class Baselines:
                 run.end("FAILED", lease.end)
 
     def _measured(self, name: str, spec: TrialSpec, run: Run) -> dict[str, Any]:
-        if _joins(spec):
-            trial, history = joined(spec, self.ready.shared)
-        else:
-            trial, history = trained(spec, self.ready.shared)
+        trial, history = trained(spec, self.ready.shared)
         for epoch in history:
             run.log(epoch.metrics, epoch.number, epoch.at)
         run.log(trial.costs, 0, history[0].at)

@@ -22,7 +22,7 @@ from .spec import TrialSpec
 from .study import Row, Study
 from .suggest import fixed_spec
 from .tracker import Run
-from .trial import Trial, joined, trained
+from .trial import Trial, trained
 
 
 def logged_best(study: Study) -> bool:
@@ -46,7 +46,7 @@ def log_best(
                 study.note("model", row.number)
         if name := _unlogged_baseline(study):
             spec = baselines(space)[name]
-            keep(folder / BASELINE, spec, _baseline(spec, shared), shared.data)
+            keep(folder / BASELINE, spec, trained(spec, shared)[0].network, shared.data)
             if _log(folder / BASELINE, shared, parent, console, baseline=name):
                 study.note("baseline_model", name)
         lease.end()
@@ -60,14 +60,6 @@ def _unlogged_trial(study: Study) -> Row | None:
 def _unlogged_baseline(study: Study) -> str | None:
     name = answer(study).baseline
     return name if study.attributes.get("baseline_model") != name else None
-
-
-def _baseline(spec: TrialSpec, shared: Shared) -> nn.Module:
-    """Its network: that of a branch alone is kept by its content, an ensemble of these is joined
-    again."""
-    if spec.merge.topology.name != "ensemble":
-        return trained(spec, shared)[0].network
-    return joined(spec, shared)[0].network
 
 
 def _log(file: Path, shared: Shared, parent: Run, console: Console, **tags: str) -> bool:

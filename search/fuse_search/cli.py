@@ -152,6 +152,30 @@ def report(results: str, **options: Any) -> None:
     print_answer(study, Console(), folder)
 
 
+@cli.command()
+@takes(SPACE, SET, PLUGIN, RESULTS, STORAGE, TRACKING, DEVICE, BUDGET)
+@click.option(
+    "--finalists",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Best trials that are trained again, beside the best branch alone and ensemble.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(2),
+    default=5,
+    show_default=True,
+    help="Fresh seeds on which each is trained.",
+)
+def confirm(finalists: int, seeds: int, **options: Any) -> None:
+    """Train a study's best again on fresh seeds, and open the test split, once."""
+    _existing(**{n: options[n] for n in ("space", "overrides", "plugins", "results", "storage")})
+    from .confirm import confirm as train_finalists
+
+    train_finalists(finalists, seeds, **options)
+
+
 def _existing(
     space: str | None, overrides: Texts, plugins: Texts, results: str, storage: str | None
 ) -> Any:

@@ -161,15 +161,16 @@ def _spec(text: str) -> TrialSpec:
         start = weights["solo"].get("start", "") if isinstance(weights, dict) else weights
         if start.endswith(CHECKPOINTS):
             branch["weights"] = "none"
-    return _read(json.dumps(tree))  # which is YAML, too
+    return spec_from(json.dumps(tree))  # which is YAML, too
 
 
 def as_written(kept: Kept) -> TrialSpec:
     """The spec as the trial had it. Raises InputError when files that it names are gone."""
-    return _read(kept.written)
+    return spec_from(kept.written)
 
 
-def _read(text: str) -> TrialSpec:
+def spec_from(text: str) -> TrialSpec:
+    """The spec that a trial had, from YAML. Raises InputError when files that it names are gone."""
     with TemporaryDirectory() as folder:
         file = Path(folder, "spec.yaml")
         file.write_text(text, encoding="utf-8")

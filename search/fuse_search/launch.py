@@ -148,15 +148,15 @@ def run(
             if report.loaded:
                 console.print(f"branch {name}: {report}", highlight=False, soft_wrap=True)
         with stop.listening(lambda: console.print(STOPPING)):
-            _work(opened, work, console, stop)
+            work_on(opened, work, console, stop)
     print_answer(study, console, opened.folder)
     return FusionStudy(study, opened.ready.shared, opened.folder)
 
 
-def _work(
+def work_on(
     opened: Opened, work: Callable[[Run, Progress], None], console: Console, stop: Stop
 ) -> None:
-    """Let the workers work; then write the report and close the study's run."""
+    """Do some work on a study; then write the report and close the study's run."""
     from .report.files import write_report
 
     study, folder, parent = opened.study, opened.folder, opened.track()

@@ -206,7 +206,7 @@ def branch_of(spec: TrialSpec, name: str, shared: Shared) -> Branch:
     return branch.twin(trained=deepest(depths)[name])
 
 
-def joined(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
+def _joined(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
     """The trial of an ensemble with what it has to fit fitted, and its epoch."""
 
     def fit(parts: int) -> tuple[Trial, list[Epoch]]:
@@ -228,12 +228,16 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
 
     Of several workers one trains, and the others wait for it; another one goes on where it was
     stopped, killed, or away for too long. Where memory is lacking, it goes on with smaller parts.
+    Of an ensemble, these are its members, which are joined anew.
 
     Raises:
         Preempted: it was asked to stop; what was trained is saved.
     """
+    if spec.merge.topology.name == "ensemble":
+        return _joined(spec, shared)
     name = digest(spec, shared)
-    file, what = shared.solos / f"{name}.safetensors", f"{'+'.join(spec.merge.use)} alone"
+    how = "alone" if len(spec.merge.use) == 1 else "merged"
+    file, what = shared.solos / f"{name}.safetensors", f"{'+'.join(spec.merge.use)} {how}"
     with suppress(InputError):  # it isn't there, or is damaged
         if name not in shared.leases.all():
             return _kept(spec, shared, file)

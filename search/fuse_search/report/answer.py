@@ -14,6 +14,8 @@ PLAINEST_FIRST = ("alone", "ensemble", "merged")
 BASELINE = "baseline.safetensors"
 """The network of the answer in a study's folder, where that is a baseline."""
 EXACT = 12  # decimals; what differs after them is rounding, and a tie
+CONFIRMED = "confirmed"
+"""Under this a study notes what its finalists came to: see report/confirmed.py."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,19 @@ def best_first(study: Study) -> list[Row]:
     return sorted(scored(study), key=lambda row: -sign * (row.value or 0.0))
 
 
+def finalists(study: Study, count: int) -> list[Line]:
+    """What is worth being trained again: the best trials, and the best of each kind that is plain.
+
+    That is the best branch alone, and the best ensemble.
+    """
+    sign = 1 if study.direction == "maximize" else -1
+    trials = sorted((line for _, line in _trials(study)), key=lambda line: -sign * line.value)
+    plain = [line for line in answer(study).lines if line.kind != "merged"]
+    best = [next((line for line in plain if line.kind == kind), None) for kind in PLAINEST_FIRST]
+    chosen = [*trials[:count], *(line for line in best if line)]
+    return list({(line.trial, line.name): line for line in chosen}.values())
+
+
 def by_kind(study: Study) -> dict[str, list[Row]]:
     """The merged trials by topology and fusion; the best kind first, and in each the best trial."""
     kinds: dict[str, list[Row]] = {}
@@ -163,7 +178,7 @@ def _verdict(study: Study, lines: tuple[Line, ...]) -> str:
     lead = merged.difference - plain.difference
     by = f"by {number(abs(lead))} in {study.target}"
     if lead > 0:
-        noise = _noise(study, merged, plain)
+        noise = chance_of(study.target, study.attributes.get("val_rows"), merged.value, plain.value)
         if noise is not None and lead <= noise:
             return f"Merging may win: trial {merged.name} is ahead of {plain.name} {by}."
         return f"Merging wins: trial {merged.name} is better than {plain.name} {by}."
@@ -171,16 +186,15 @@ def _verdict(study: Study, lines: tuple[Line, ...]) -> str:
     return f"Merging does not win: {plain.name} {how} the best merged trial, {merged.name}."
 
 
-def _noise(study: Study, one: Line, other: Line) -> float | None:
+def chance_of(target: str, rows: int | None, one: float, other: float) -> float | None:
     """Twice the standard error of the difference of two accuracies, as if of separate rows.
 
     Each share is that of Agresti & Coull (1998), two successes and two failures added, so that
     a perfect score isn't certain. None for metrics whose error the rows alone don't tell.
     """
-    rows = study.attributes.get("val_rows")
-    if not rows or not study.target.endswith("accuracy"):
+    if not rows or not target.endswith("accuracy"):
         return None
-    shares = [(line.value * rows + 2) / (rows + 4) for line in (one, other)]
+    shares = [(value * rows + 2) / (rows + 4) for value in (one, other)]
     return 2 * math.sqrt(sum(share * (1 - share) / (rows + 4) for share in shares))
 
 
@@ -190,7 +204,7 @@ def _chance(study: Study, lines: tuple[Line, ...]) -> Iterator[str]:
     rows = study.attributes.get("val_rows")
     if merged is None or plain is None or not rows:
         return
-    noise = _noise(study, merged, plain)
+    noise = chance_of(study.target, rows, merged.value, plain.value)
     if noise is None:
         yield f"How much of that is chance, on {rows} validation rows, is not known."
     else:
@@ -211,4 +225,18 @@ def _optimism(study: Study) -> Iterator[str]:
             yield f"The baseline {baseline['name']} is missing: {baseline['reason']}."
     if study.baselines:
         yield "Each branch alone was trained once, by the settings in `solo`."
-    yield "The test split has not been opened."
+    yield _sealed(study.attributes.get(CONFIRMED, {}).get("openings", 0))
+
+
+def _sealed(openings: int) -> str:
+    if not openings:
+        return (
+            "The test split has not been opened. `fuse-search confirm` trains the best again on "
+            "fresh seeds and opens it."
+        )
+    if openings == 1:
+        return "The test split was opened once, for the finalists."
+    return (
+        f"The test split was opened {openings} times: what was chosen after the first time may "
+        "owe something to it."
+    )

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from ..study import Row, Study
 from ..suggest import as_yaml
+from . import confirmed as confirmation
 from .answer import Answer, answer, best_first, by_kind, number
+from .confirmed import Confirmed
 from .plots import PLOTS
 from .status import STATES
 from .table import HEADINGS, cells, sentences, train_again
@@ -93,6 +95,7 @@ def _sections(study: Study, found: Answer, folder: Path, drawn: list[str]) -> It
             "one row."
         )
     yield from sentences(study, found, folder)
+    yield from _confirmed(study)
     yield from (f"![{name}]({name}.png)" for name in drawn)
     if "importances" not in drawn:
         yield (
@@ -118,6 +121,14 @@ def _rows(study: Study) -> Iterator[str]:
     if noted := study.attributes.get("rows"):
         yield "## Rows"
         yield "\n".join(f"- {' '.join(line.split())}" for line in noted)
+
+
+def _confirmed(study: Study) -> Iterator[str]:
+    found = Confirmed.read(study)
+    if found and found.done:
+        yield "## On fresh seeds"
+        yield _table(confirmation.HEADINGS, confirmation.cells(found))
+        yield " ".join(confirmation.sentences(study, found))
 
 
 def _kinds(study: Study) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -12,15 +13,31 @@ from rich.text import Text
 
 from ..plugins import in_use
 from ..study import Study
+from . import confirmed as confirmation
 from .answer import BASELINE, Answer, answer, number
+from .confirmed import Confirmed
 
 HEADINGS = ("network", "value", "to best", "trained", "FLOPs", "seconds", "from")
 
 
 def print_answer(study: Study, console: Console, folder: Path) -> None:
     """Print the answer table and what it says; `folder` is the one given to `write_report`."""
-    found = answer(study)
+    found, confirmed = answer(study), Confirmed.read(study)
     title = f"{study.name}: {study.target} on validation, {study.direction}d"
+    if found.lines:
+        console.print(_table(title, HEADINGS, cells(found)))
+    verdict, *rest = sentences(study, found, folder)
+    console.print(Text(verdict), soft_wrap=not console.is_terminal)
+    if confirmed and confirmed.done:
+        title = f"{study.target} on {len(confirmed.seeds)} fresh seeds: mean ± standard deviation"
+        console.print(_table(title, confirmation.HEADINGS, confirmation.cells(confirmed)))
+        said = " ".join(confirmation.sentences(study, confirmed))
+        console.print(Text(said), soft_wrap=not console.is_terminal)
+    for line in (*rest, f"Report: {folder / 'report.md'}"):
+        console.print(Text(line), soft_wrap=True)  # commands and paths stay whole
+
+
+def _table(title: str, headings: Sequence[str], lines: list[list[str]]) -> Table:
     table = Table(
         title=Text(title),
         box=box.SIMPLE_HEAD,
@@ -28,18 +45,13 @@ def print_answer(study: Study, console: Console, folder: Path) -> None:
         pad_edge=False,
         collapse_padding=True,
     )
-    table.add_column(HEADINGS[0], overflow="fold")
-    for heading in HEADINGS[1:]:
+    table.add_column(headings[0], overflow="fold")
+    for heading in headings[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, *others in cells(found):
+    for name, *others in lines:
         # With spaces, a long name is wrapped between branches and not inside one.
         table.add_row(*map(Text, (name.replace("+", " + "), *others)))
-    if found.lines:
-        console.print(table)
-    verdict, *rest = sentences(study, found, folder)
-    console.print(Text(verdict), soft_wrap=not console.is_terminal)
-    for line in (*rest, f"Report: {folder / 'report.md'}"):
-        console.print(Text(line), soft_wrap=True)  # commands and paths stay whole
+    return table
 
 
 def cells(found: Answer) -> list[list[str]]:

@@ -44,7 +44,7 @@ def measure(
     losses = {t: float(loss) for t, loss in TaskLosses(spec, data)(outputs, targets).items()}
     true = {task: target.numpy() for task, target in targets.items()}
     if not all(output.isfinite().all() for output in outputs.values()):
-        raise TrialError("a prediction on validation is not a finite number")
+        raise TrialError("a prediction is not a finite number")
     predicted = {
         task: TASKS[about.type].predicted(outputs[task]).numpy()
         for task, about in spec.tasks.items()
@@ -54,5 +54,5 @@ def measure(
     found = {"loss": mean} | by_task | evaluate(spec, predicted, true)
     for name, value in found.items():
         if not np.isfinite(value):
-            raise TrialError(f"{name} on {len(rows)} validation rows is {value}")
+            raise TrialError(f"{name} on {len(rows)} rows is {value}")
     return found

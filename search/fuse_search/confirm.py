@@ -1,0 +1,180 @@
+"""Whether an answer holds up: a study's finalists on fresh seeds, and then the test split."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+
+from rich.console import Console
+
+from .baselines import baselines
+from .data.batches import Rows
+from .errors import InputError, Preempted, StoreUnreachable
+from .faults import Fault, of_a_trial
+from .kept import spec_from
+from .launch import STOPPING, work_on
+from .opening import Opened, open_all
+from .progress import Progress
+from .report.answer import finalists as best_lines
+from .report.confirmed import Confirmed, Finalist, ranked
+from .shared import Shared
+from .spec import TrialSpec
+from .stop import Stop
+from .suggest import as_yaml, parameters
+from .tracker import Run
+from .train.loop import Epoch
+from .train.measure import measure, predict
+from .trial import Trial, trained
+
+Measured = Callable[[Trial, list[Epoch]], dict[str, float]]
+"""Metrics of what was trained, such as `val/loss` or `test/loss`."""
+
+
+def confirm(
+    finalists: int,
+    seeds: int,
+    *,
+    space: str | Path,
+    overrides: Iterable[str],
+    plugins: Iterable[str],
+    results: str | Path,
+    device: str | None,
+    storage: str | None,
+    tracking_uri: str | None,
+    cache_budget: int | None,
+    console: Console | None = None,
+) -> None:
+    """Train a study's finalists again on fresh seeds, open the test split, and print the answer.
+
+    Finalists are its best trials, the best branch alone and the best ensemble. Which of them is
+    the best is decided by validation; only then are all measured on the test split. What was
+    trained is kept: the same call goes on where it was stopped, and is told what is known already.
+
+    Raises:
+        InputError: something is wrong with the space, the data or the stores; or the study has no
+            complete trial, or isn't done.
+        Preempted: it was asked to stop, by Ctrl-C or a signal.
+        StoreUnreachable: Optuna's or MLflow's store was away for too long.
+    """
+    console, stop = console or Console(), Stop()
+    given = (device, storage, tracking_uri, cache_budget)
+    opened = open_all(space, overrides, plugins, results, *given)
+    from .report.table import print_answer
+
+    study, first = opened.study, opened.space.tree["seed"] + 1
+    if not study.settled(study.finished()):
+        raise InputError(f"study {study.name}: trials are running or were left; end these first")
+    if not study.best():
+        raise InputError(f"study {study.name}: no trial is complete yet")
+    chosen = tuple(map(Finalist.of, best_lines(study, finalists)))
+    rows, known = len(opened.ready.shared.data.splits["test"]), Confirmed.read(study)
+    asked = Confirmed(chosen, tuple(range(first, first + seeds)), rows, openings=1)
+    again = known is not None and known.asks() == asked.asks()
+    if known:
+        asked = replace(asked, openings=known.openings + (not again))
+    if not (known and again and known.done):
+        with stop.listening(lambda: console.print(STOPPING)):
+            work_on(opened, partial(_confirm, opened, asked, stop), console, stop)
+    print_answer(study, console, opened.folder)
+
+
+def _confirm(opened: Opened, asked: Confirmed, stop: Stop, parent: Run, progress: Progress) -> None:
+    """Train all finalists on all seeds; when that is done, measure them on the test split."""
+    final = _Final(opened, asked, progress, stop)
+    final.each(_on_validation)
+    final.found().note(opened.study)  # from now on the test split counts as opened
+    final.each(partial(_on_test, shared=opened.ready.shared))
+    final.log(parent)
+    final.found().note(opened.study)
+
+
+class _Final:
+    """The finalists of a study in training, and what they come to."""
+
+    def __init__(self, opened: Opened, asked: Confirmed, progress: Progress, stop: Stop) -> None:
+        self._opened, self._asked, self._progress = opened, asked, progress
+        self._specs = {each: _spec(opened, each) for each in asked.finalists}
+        self._scores = {each: defaultdict[str, list[float]](list) for each in asked.finalists}
+        self._reasons: dict[Finalist, str] = {}
+        self._shared, target = opened.ready.shared, opened.study.target
+        self._targets = (f"val/{target}", f"test/{target}")
+        self._shared.say = self._shared.prefixes.say = progress.say
+        self._shared.stop = self._shared.prefixes.stop = stop
+        self._shared.watch = self._watch
+
+    def each(self, measured: Measured) -> None:
+        """Measure each on all seeds, trained now or before; its own fault ends only it."""
+        for seed in self._asked.seeds:
+            for finalist, spec in self._specs.items():
+                if finalist not in self._reasons:
+                    self._one(finalist, spec.model_copy(update={"seed": seed}), measured)
+            self._shared.branches.clear()  # those that began by this seed
+
+    def _one(self, finalist: Finalist, spec: TrialSpec, measured: Measured) -> None:
+        try:
+            found = measured(*trained(spec, self._shared))
+        except (Preempted, KeyboardInterrupt, StoreUnreachable):
+            raise
+        except BaseException as error:
+            if not of_a_trial(error):
+                raise
+            self._reasons[finalist] = Fault.of(error).reason
+            self._progress.say(f"{finalist.name} failed: {self._reasons[finalist]}")
+            return
+        for name, value in found.items():
+            self._scores[finalist][name].append(value)
+        told = ", ".join(f"{name} {found[name]:.4f}" for name in self._targets if name in found)
+        self._progress.say(f"{finalist.name}, seed {spec.seed}: {told}")
+
+    def found(self) -> Confirmed:
+        """What is known by now, the best first."""
+        finalists = []
+        for each, scores in self._scores.items():
+            val, test = (tuple(scores.get(name, ())) for name in self._targets)
+            reason = self._reasons.get(each, "")
+            finalists.append(replace(each, val=val, test=test, reason=reason))
+        best_first = ranked(finalists, self._opened.study.direction)
+        return replace(self._asked, finalists=best_first)
+
+    def log(self, parent: Run) -> None:
+        """A run for each, with the mean of every metric and its standard deviation, as NAME_sd."""
+        for finalist, scores in self._scores.items():
+            params = parameters(self._opened.space, self._specs[finalist])
+            about = {"finalist": finalist.name}
+            run = parent.child(finalist.name, params, about, "finalist", again=True)
+            whole = {n: v for n, v in scores.items() if len(v) == len(self._asked.seeds)}
+            metrics = {name: mean(values) for name, values in whole.items()}
+            metrics |= {f"{name}_sd": stdev(values) for name, values in whole.items()}
+            run.log(metrics, self._asked.openings - 1, time.time())
+            run.text("seeds.json", json.dumps({"seeds": self._asked.seeds, **scores}, indent=2))
+            if reason := self._reasons.get(finalist):
+                run.describe({}, {"reason": reason})
+            run.end("FAILED" if reason else "FINISHED")
+
+    def _watch(self, spec: TrialSpec, epoch: Epoch) -> None:
+        value, name = epoch.metrics.get(self._targets[0]), "+".join(spec.merge.use)
+        self._progress.epoch(f"{name}, seed {spec.seed}", epoch.number, spec.train.epochs, value)
+
+
+def _spec(opened: Opened, finalist: Finalist) -> TrialSpec:
+    """What it was trained by in the search."""
+    if finalist.trial is None:
+        return baselines(opened.space)[finalist.name]
+    return spec_from(as_yaml(opened.study.rows()[finalist.trial].attributes["spec"]))
+
+
+def _on_validation(trial: Trial, history: list[Epoch]) -> dict[str, float]:
+    return {n: value for n, value in history[-1].metrics.items() if n.startswith("val/")}
+
+
+def _on_test(trial: Trial, history: list[Epoch], shared: Shared) -> dict[str, float]:
+    rows = Rows.of_inputs(shared.data, "test", shared.device)
+    outputs = predict(trial.network, trial.spec, rows, trial.parts)
+    measured = measure(trial.spec, shared.data, shared.data.splits["test"], outputs)
+    return {f"test/{name}": value for name, value in measured.items()}
