@@ -10,12 +10,11 @@ import torch
 
 from fuse_search import confirm, run
 from fuse_search.opening import open_all
-from fuse_search.report.answer import CONFIRMED, answer, finalists
+from fuse_search.report.answer import OPENINGS, answer, finalists
 from fuse_search.report.confirmed import Confirmed, Finalist, cells, ranked, sentences
 from fuse_search.study import Study, open_study, storage_url
 from fuse_search.suggest import fixed_spec
 from fuse_search.tracker import Tracker
-from fuse_search.train.loop import Training
 from fuse_search.trial import Trial
 from small_space import command, write_small
 from test_report import full, opened, printed
@@ -46,9 +45,10 @@ def test_finalists_are_trained_on_fresh_seeds_and_measured_on_the_test_split(fol
     assert "The test split was opened once, for the finalists." in said
     study = study_in(folder)
     found, best = Confirmed.read(study), study.best()
-    assert (found.seeds, found.test_rows, found.openings) == ((1, 2), 64, 1)
+    assert (found.seeds, found.test_rows) == ((1, 2), 64)
+    assert study.attributes[OPENINGS] == [found.asks()]
     assert {each.trial for each in found.finalists} == {best.number, None}
-    assert len(found.finalists) == 3  # the best trial, branch alone, and ensemble
+    assert sorted(each.kind for each in found.finalists) == ["alone", "ensemble", "merged"]
     assert "## On fresh seeds" in (folder / "results/small/report.md").read_text()
 
     # the same by hand: other seeds, on the rows of the study's own seed
@@ -86,26 +86,32 @@ def test_what_is_known_is_not_trained_again_and_another_opening_is_told(
     folder, capsys, monkeypatch
 ):
     first = command(capsys, *ASKED).out
-    known = Confirmed.read(study_in(folder))
+    known, solos = Confirmed.read(study_in(folder)), written(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", None)
+        patch.setattr(confirm, "trained", None)
         again = command(capsys, *ASKED).out
-    table = first[first.index("mean_accuracy on 2 fresh seeds") :]
-    assert table in again
-    assert Confirmed.read(study_in(folder)) == known
+    assert first[first.index("mean_accuracy on 2 fresh seeds") :] in again
     said = command(capsys, *ASKED[:-1], "3").out
     assert "The test split was opened 2 times" in said
     more = Confirmed.read(study_in(folder))
     assert {each.name: each.val[:2] for each in more.finalists} == {
         each.name: each.val for each in known.finalists
     }
+    assert solos.items() <= written(folder).items()
 
 
-def test_it_goes_on_where_it_was_stopped(folder, capsys, monkeypatch):
+def written(folder: Path) -> dict[Path, int]:
+    """When each kept training was written."""
+    files = (folder / "results/solo").glob("*.safetensors")
+    return {file: file.stat().st_mtime_ns for file in files}
+
+
+@pytest.mark.parametrize("after", [4, 8])
+def test_it_goes_on_where_it_was_stopped(folder, capsys, monkeypatch, after):
     trained, done = confirm.trained, []
 
     def stopped(spec, shared):
-        if len(done) == 4:
+        if len(done) == after:
             raise KeyboardInterrupt
         done.append(trained(spec, shared))
         return done[-1]
@@ -114,33 +120,66 @@ def test_it_goes_on_where_it_was_stopped(folder, capsys, monkeypatch):
         patch.setattr(confirm, "trained", stopped)
         said = command(capsys, *ASKED, code=130)
     assert "interrupted; the same command continues" in said.err
-    study = study_in(folder)
-    assert CONFIRMED not in study.attributes
-    assert answer(study).caution.count("has not been opened") == 1
-    files = {
-        file: file.stat().st_mtime_ns for file in (folder / "results/solo").glob("*.safetensors")
-    }
-    command(capsys, *ASKED)
-    assert Confirmed.read(study_in(folder)).done
-    assert all(file.stat().st_mtime_ns == at for file, at in files.items())
+    study, opened = study_in(folder), after > 6  # of three, on two seeds
+    assert Confirmed.read(study) is None
+    assert ("has not been opened" in answer(study).caution) is not opened
+    study.close()
+    solos = written(folder)
+    said = command(capsys, *ASKED).out
+    assert "The test split was opened once, for the finalists." in said
+    assert solos.items() <= written(folder).items()
+
+
+def test_who_asks_it_to_stop_keeps_the_test_split_closed(folder, capsys, monkeypatch):
+    trained = confirm.trained
+
+    def asked_to_stop(spec, shared):
+        shared.stop.want()
+        return trained(spec, shared)
+
+    monkeypatch.setattr(confirm, "trained", asked_to_stop)
+    command(capsys, *ASKED, code=130)
+    assert OPENINGS not in study_in(folder).attributes
+
+
+def failing(monkeypatch, which, error, on_seed=2):
+    """Let trainings fail of what these are, on a later seed."""
+    trained = confirm.trained
+
+    def fail(spec, shared):
+        if which(spec) and spec.seed == on_seed:
+            raise error
+        return trained(spec, shared)
+
+    monkeypatch.setattr(confirm, "trained", fail)
 
 
 def test_one_that_fails_is_told_and_the_others_go_on(folder, capsys, monkeypatch):
-    trained = confirm.trained
-
-    def failing(spec, shared):
-        if len(spec.merge.use) == 1:
-            raise ZeroDivisionError("of its own")
-        return trained(spec, shared)
-
-    monkeypatch.setattr(confirm, "trained", failing)
+    failing(monkeypatch, lambda spec: len(spec.merge.use) == 1, ZeroDivisionError("of its own"))
     said = command(capsys, *ASKED).out
-    study = study_in(folder)
-    found = Confirmed.read(study)
+    found = Confirmed.read(study_in(folder))
     *others, last = found.finalists
-    assert last.kind == "alone" and last.reason == "ZeroDivisionError: of its own"
-    assert found.done and all(len(each.test) == 2 for each in others)
-    assert "failed: ZeroDivisionError: of its own" in " ".join(said.split())
+    assert (last.kind, last.reason) == ("alone", "ZeroDivisionError: of its own (seed 2)")
+    assert len(last.val) == 1 and not last.test
+    assert all(len(each.test) == 2 for each in others)
+    told = f"{last.name} (baseline) failed: ZeroDivisionError: of its own (seed 2)."
+    assert told in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("which", "error", "told"),
+    [
+        (lambda spec: spec.merge.topology.name != "ensemble", ValueError("odd"), "test split was"),
+        (lambda spec: True, MemoryError("none left"), "seed 2: out of memory: none left"),
+    ],
+)
+def test_with_nothing_to_compare_the_test_split_stays_closed(
+    folder, capsys, monkeypatch, which, error, told
+):
+    failing(monkeypatch, which, error)
+    said = command(capsys, *ASKED, code=1).err
+    assert said.startswith("stopped") and told in said
+    assert OPENINGS not in study_in(folder).attributes
 
 
 def test_a_study_that_is_not_done_is_refused(folder, capsys):
@@ -148,10 +187,18 @@ def test_a_study_that_is_not_done_is_refused(folder, capsys):
     study.release(study.claim(9).number)
     study.close()
     said = command(capsys, *ASKED, code=2).err
-    assert "study small: trials are running or were left; end these first" in said
+    assert "study small: trials or baselines are running, were left or not begun" in said
     said = command(capsys, *ASKED, "--results", "elsewhere", code=2).err
     assert "there is no study 'small' in elsewhere yet" in said
     assert not Path("elsewhere").exists()
+
+
+def test_two_do_not_confirm_at_once(folder, capsys):
+    study = study_in(folder)
+    lease = study.leases.take("confirm")
+    said = command(capsys, *ASKED, code=2).err
+    assert "study small: another process is confirming it" in said
+    lease.end()
 
 
 def finalist(kind, name, val, test=(), reason="", trial=None):
@@ -160,7 +207,7 @@ def finalist(kind, name, val, test=(), reason="", trial=None):
 
 def noted(folder, *found, target="maximize", metric="mean_accuracy", rows=10_000):
     study = opened(folder, **{target: metric})
-    Confirmed(ranked(found, study.direction), tuple(range(len(found[0].val))), rows, 1).note(study)
+    Confirmed(ranked(found, study.direction), (1, 2), rows).note(study)
     return study, Confirmed.read(study)
 
 
@@ -173,7 +220,7 @@ MERGED = finalist("merged", "both", [0.91, 0.93], [0.90, 0.92], trial=4)
         # the leads are 0.1 and 0.1: nothing of them is chance
         ([0.80, 0.82], "That merging wins holds up: on the test split, both is ahead of a by "),
         ([0.95, 0.97], "Merging does not win: on the test split, both is behind a by 0.0500 "),
-        # 0.2 and 0.0: ± 12.7 * 0.1 by the spread
+        # 0.2 and 0.0: ± 12.7 * 0.1 of the seeds
         ([0.70, 0.92], "Whether merging wins stays open: on the test split, both is ahead of a "),
         (
             [0.90, 0.92],
@@ -192,9 +239,7 @@ def test_the_margins_are_those_of_student_and_of_the_rows(tmp_path):
     plain = finalist("ensemble", "e", [0.9, 0.9], [0.70, 0.92])
     said, _ = sentences(*noted(tmp_path, MERGED, plain, rows=396))
     # leads 0.2 and 0.0: 12.706 * 0.1414 / sqrt(2); shares (0.91 * 396 + 2) / 400 and 0.81
-    assert (
-        "by 0.1000 (± 1.2706 by the seeds' spread, at 95%; ± 0.0491 by the number of rows)" in said
-    )
+    assert "by 0.1000 (chance of the seeds: ± 1.2706, of the rows: ± 0.0491)" in said
 
 
 def test_the_best_by_validation_is_compared_and_not_the_best_by_test(tmp_path):
@@ -209,41 +254,50 @@ def test_the_best_by_validation_is_compared_and_not_the_best_by_test(tmp_path):
 def test_smaller_is_better_where_the_target_is_minimised(tmp_path):
     worse = finalist("alone", "a", [0.95, 0.95], [1.0, 1.02])
     study, found = noted(tmp_path, worse, MERGED, target="minimize", metric="loss")
-    assert [each.name for each in found.finalists] == ["a", "both"] or found.finalists[
-        0
-    ] is not worse
+    assert [each.name for each in found.finalists] == ["both", "a"]
     said, _ = sentences(study, found)
-    assert "both is ahead of a by 0.1000" in said and "number of rows" not in said
+    assert said.startswith("That merging wins holds up, as far as the seeds tell: on the test")
+    assert "both is ahead of a by 0.1000 (" in said and "of the rows: not known" in said
 
 
 def test_with_nothing_to_compare_that_is_told(tmp_path):
     lost = finalist("alone", "a", [], reason="out of memory")
     study, found = noted(tmp_path, MERGED, lost)
-    said, _ = sentences(study, found)
+    said, _, why = sentences(study, found)
+    assert why == "a (baseline) failed: out of memory."
     assert said.startswith("There is nothing to compare")
     assert cells(found) == [
         ["both", "0.9000", "0.9200 ± 0.0141", "0.9100 ± 0.0141", "trial 4"],
-        ["a", "0.9000", "-", "failed: out of memory", "baseline"],
+        ["a", "0.9000", "-", "failed", "baseline"],
     ]
 
 
-def test_finalists_are_the_best_trials_and_the_best_that_merge_nothing(tmp_path):
+def test_what_fails_on_the_test_split_is_not_replaced(tmp_path):
+    first = finalist("merged", "first", [0.95, 0.95], [], reason="not a finite number", trial=5)
+    plain = finalist("alone", "a", [0.9, 0.9], [0.8, 0.82])
+    said, *_ = sentences(*noted(tmp_path, first, MERGED, plain))
+    assert said.startswith("There is nothing to compare")
+
+
+def test_finalists_are_the_best_trials_and_the_best_of_each_kind(tmp_path):
     study = full(tmp_path)
-    chosen = [(line.kind, line.name, line.trial) for line in finalists(study, 2)]
-    assert chosen == [
-        ("merged", "2 cascade(a+b)", 2),
-        ("merged", "0 parallel(a+b)", 0),
-        ("alone", "a alone", None),
-        ("ensemble", "ensemble fitted (a+b)", 3),
-    ]
+    first, second, *best = [(line.kind, line.name, line.trial) for line in finalists(study, 2)]
+    assert first == ("merged", "2 cascade(a+b)", 2)
+    assert second == ("merged", "0 parallel(a+b)", 0)
+    assert sorted(best) == [("alone", "a alone", None), ("ensemble", "ensemble fitted (a+b)", 3)]
+    assert {line.kind for line in finalists(study, 1)} == {"merged", "alone", "ensemble"}
     assert len(finalists(study, 9)) == 5  # all trials, and one branch alone
-    assert "On fresh seeds" not in printed(study, tmp_path)
+    assert "fresh seeds:" not in printed(study, tmp_path)
 
 
-def test_the_printed_answer_has_the_finalists(tmp_path):
+def test_the_printed_answer_has_the_finalists_and_what_is_new_since(tmp_path):
     study = full(tmp_path)
     plain = finalist("alone", "a alone", [0.9, 0.9], [0.8, 0.82])
-    Confirmed((MERGED, plain), (1, 2), 100, 3).note(study)
+    best = finalist("merged", "2 cascade(a+b)", [0.91, 0.93], [0.90, 0.92], trial=2)
+    Confirmed((best, plain), (1, 2), 100).note(study)
+    study.note(OPENINGS, [1, 2, 3])
     said = printed(study, tmp_path, width=120)
     assert "0.9100 ± 0.0141" in said
     assert "The test split was opened 3 times" in said
+    told = "Since then the search has found ensemble fitted (a+b), not yet confirmed."
+    assert told in " ".join(said.split())

@@ -159,7 +159,7 @@ def report(results: str, **options: Any) -> None:
     type=click.IntRange(1),
     default=3,
     show_default=True,
-    help="Best trials that are trained again, beside the best branch alone and ensemble.",
+    help="Best trials that are trained again, beside the best of each kind.",
 )
 @click.option(
     "--seeds",

@@ -12,15 +12,18 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from rich.console import Console
+from torch import Tensor
 
 from .baselines import baselines
 from .data.batches import Rows
-from .errors import InputError, Preempted, StoreUnreachable
+from .errors import InputError, Preempted, StoreUnreachable, StudyStopped
 from .faults import Fault, of_a_trial
 from .kept import spec_from
+from .lacking import give_memory_back, lacks_memory, sparing
 from .launch import STOPPING, work_on
 from .opening import Opened, open_all
 from .progress import Progress
+from .report.answer import OPENINGS
 from .report.answer import finalists as best_lines
 from .report.confirmed import Confirmed, Finalist, ranked
 from .shared import Shared
@@ -52,46 +55,74 @@ def confirm(
 ) -> None:
     """Train a study's finalists again on fresh seeds, open the test split, and print the answer.
 
-    Finalists are its best trials, the best branch alone and the best ensemble. Which of them is
-    the best is decided by validation; only then are all measured on the test split. What was
-    trained is kept: the same call goes on where it was stopped, and is told what is known already.
+    Finalists are its best trials, and the best of each kind. Which of them is the best is decided
+    by validation; only then are all measured on the test split. What was trained is kept: the same
+    call goes on where it was stopped, and is told what is known already.
 
     Raises:
         InputError: something is wrong with the space, the data or the stores; or the study has no
-            complete trial, or isn't done.
+            complete trial, or isn't done; or another process is confirming it.
         Preempted: it was asked to stop, by Ctrl-C or a signal.
+        StudyStopped: memory is lacking, or what was to be compared has failed.
         StoreUnreachable: Optuna's or MLflow's store was away for too long.
     """
     console, stop = console or Console(), Stop()
     given = (device, storage, tracking_uri, cache_budget)
     opened = open_all(space, overrides, plugins, results, *given)
+    from .report.files import write_report  # brings matplotlib: its cache has a place now
     from .report.table import print_answer
 
     study, first = opened.study, opened.space.tree["seed"] + 1
-    if not study.settled(study.finished()):
-        raise InputError(f"study {study.name}: trials are running or were left; end these first")
-    if not study.best():
-        raise InputError(f"study {study.name}: no trial is complete yet")
+    _refuse_unfinished(opened)
     chosen = tuple(map(Finalist.of, best_lines(study, finalists)))
-    rows, known = len(opened.ready.shared.data.splits["test"]), Confirmed.read(study)
-    asked = Confirmed(chosen, tuple(range(first, first + seeds)), rows, openings=1)
-    again = known is not None and known.asks() == asked.asks()
-    if known:
-        asked = replace(asked, openings=known.openings + (not again))
-    if not (known and again and known.done):
+    rows = len(opened.ready.shared.data.splits["test"])
+    asked = Confirmed(chosen, tuple(range(first, first + seeds)), rows)
+    known = Confirmed.read(study)
+    if known and known.asks() == asked.asks() and not study.leases.all():
+        write_report(study, opened.folder)
+    else:
         with stop.listening(lambda: console.print(STOPPING)):
             work_on(opened, partial(_confirm, opened, asked, stop), console, stop)
     print_answer(study, console, opened.folder)
 
 
+def _refuse_unfinished(opened: Opened) -> None:
+    """Raise InputError unless all that was begun has ended, the baselines too."""
+    study = opened.study
+    lacking = baselines(opened.space).keys() - study.baselines.keys()
+    leased = any(name.startswith("baseline-") for name in study.leases.all())
+    if lacking or leased or not study.settled(study.finished()):
+        rule = f"fuse-search --space {opened.space.file} brings them to their end"
+        raise InputError(
+            f"study {study.name}: trials or baselines are running, were left or not begun: {rule}"
+        )
+    if not study.best():
+        raise InputError(f"study {study.name}: no trial is complete")
+
+
 def _confirm(opened: Opened, asked: Confirmed, stop: Stop, parent: Run, progress: Progress) -> None:
     """Train all finalists on all seeds; when that is done, measure them on the test split."""
-    final = _Final(opened, asked, progress, stop)
-    final.each(_on_validation)
-    final.found().note(opened.study)  # from now on the test split counts as opened
-    final.each(partial(_on_test, shared=opened.ready.shared))
-    final.log(parent)
-    final.found().note(opened.study)
+    study = opened.study
+    lease = study.leases.take("confirm")
+    if lease is None:
+        raise InputError(f"study {study.name}: another process is confirming it")
+    study.tell_outages(progress.say)
+    parent.tell_outages(progress.say)
+    try:
+        final = _Final(opened, asked, progress, stop)
+        final.each(_on_validation)
+        final.stop_without_rivals()
+        openings = study.attributes.get(OPENINGS, [])
+        if asked.asks() not in openings:
+            openings = [*openings, asked.asks()]
+            study.note(OPENINGS, openings)
+        final.each(partial(_on_test, shared=opened.ready.shared))
+        final.log(parent, openings.index(asked.asks()))
+        parent.flush()
+        final.found().note(study)
+        lease.end()
+    finally:
+        lease.release()  # unless it was ended
 
 
 class _Final:
@@ -109,12 +140,22 @@ class _Final:
         self._shared.watch = self._watch
 
     def each(self, measured: Measured) -> None:
-        """Measure each on all seeds, trained now or before; its own fault ends only it."""
+        """Measure each on all seeds, trained now or before; its own fault ends only it.
+
+        Raises:
+            StudyStopped: one has not enough memory, which it had in the search.
+        """
+        self._progress.begin(0, len(self._specs) * len(self._asked.seeds), None)
         for seed in self._asked.seeds:
             for finalist, spec in self._specs.items():
+                if self._shared.stop():
+                    raise Preempted
                 if finalist not in self._reasons:
                     self._one(finalist, spec.model_copy(update={"seed": seed}), measured)
+                self._progress.done += 1
             self._shared.branches.clear()  # those that began by this seed
+        if self._shared.stop():
+            raise Preempted
 
     def _one(self, finalist: Finalist, spec: TrialSpec, measured: Measured) -> None:
         try:
@@ -124,13 +165,25 @@ class _Final:
         except BaseException as error:
             if not of_a_trial(error):
                 raise
-            self._reasons[finalist] = Fault.of(error).reason
-            self._progress.say(f"{finalist.name} failed: {self._reasons[finalist]}")
+            reason, lacking = Fault.of(error).reason, lacks_memory(error)
+        else:
+            for name, value in found.items():
+                self._scores[finalist][name].append(value)
+            told = ", ".join(f"{n} {found[n]:.4f}" for n in self._targets if n in found)
+            self._progress.say(f"{finalist.name}, seed {spec.seed}: {told}")
             return
-        for name, value in found.items():
-            self._scores[finalist][name].append(value)
-        told = ", ".join(f"{name} {found[name]:.4f}" for name in self._targets if name in found)
-        self._progress.say(f"{finalist.name}, seed {spec.seed}: {told}")
+        give_memory_back(self._shared)
+        if lacking:
+            raise StudyStopped(f"stopped: {finalist.name}, seed {spec.seed}: {reason}")
+        self._reasons[finalist] = f"{reason} (seed {spec.seed})"
+        self._progress.say(f"{finalist.name} failed: {self._reasons[finalist]}")
+
+    def stop_without_rivals(self) -> None:
+        """Raise StudyStopped where those that merge, or those that don't, have all failed."""
+        kinds = {each.kind == "merged" for each in self._specs}
+        if len(kinds) == 2 and None in self.found().rivals():
+            told = "".join(f"\n  {each.name}: {why}" for each, why in self._reasons.items())
+            raise StudyStopped(f"stopped before the test split was opened:{told}")
 
     def found(self) -> Confirmed:
         """What is known by now, the best first."""
@@ -142,16 +195,20 @@ class _Final:
         best_first = ranked(finalists, self._opened.study.direction)
         return replace(self._asked, finalists=best_first)
 
-    def log(self, parent: Run) -> None:
+    def log(self, parent: Run, opening: int) -> None:
         """A run for each, with the mean of every metric and its standard deviation, as NAME_sd."""
         for finalist, scores in self._scores.items():
             params = parameters(self._opened.space, self._specs[finalist])
-            about = {"finalist": finalist.name}
+            about = {
+                "finalist": finalist.name,
+                "finalist.from": finalist.origin,
+                "finalist.study": self._opened.study.identifier,
+            }
             run = parent.child(finalist.name, params, about, "finalist", again=True)
             whole = {n: v for n, v in scores.items() if len(v) == len(self._asked.seeds)}
             metrics = {name: mean(values) for name, values in whole.items()}
             metrics |= {f"{name}_sd": stdev(values) for name, values in whole.items()}
-            run.log(metrics, self._asked.openings - 1, time.time())
+            run.log(metrics, opening, time.time())
             run.text("seeds.json", json.dumps({"seeds": self._asked.seeds, **scores}, indent=2))
             if reason := self._reasons.get(finalist):
                 run.describe({}, {"reason": reason})
@@ -175,6 +232,10 @@ def _on_validation(trial: Trial, history: list[Epoch]) -> dict[str, float]:
 
 def _on_test(trial: Trial, history: list[Epoch], shared: Shared) -> dict[str, float]:
     rows = Rows.of_inputs(shared.data, "test", shared.device)
-    outputs = predict(trial.network, trial.spec, rows, trial.parts)
+
+    def outputs_in(parts: int) -> dict[str, Tensor]:
+        return predict(trial.network, trial.spec, rows, parts)
+
+    outputs = sparing(outputs_in, shared, shared.say, trial.parts)
     measured = measure(trial.spec, shared.data, shared.data.splits["test"], outputs)
     return {f"test/{name}": value for name, value in measured.items()}

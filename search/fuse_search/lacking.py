@@ -27,13 +27,17 @@ def sparing(
         return do(parts)
     except Exception as error:
         fault = Fault.of(error)
-        lacking = fault.kind == MEMORY or isinstance(error, NoRoomNow)
-        if not lacking or parts > 1:
+        if not lacks_memory(error) or parts > 1:
             raise
     # Outside of the handler: the error would hold on to the network.
     give_memory_back(shared)
     say(f"{fault.reason}; once more with batches in {PARTS} parts")
     return do(PARTS)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory is what is lacking: for good, or for now."""
+    return Fault.of(error).kind == MEMORY or isinstance(error, NoRoomNow)
 
 
 def give_memory_back(shared: Shared) -> None:

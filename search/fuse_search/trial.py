@@ -299,6 +299,7 @@ def _kept(spec: TrialSpec, shared: Shared, file: Path) -> tuple[Trial, list[Epoc
     """This spec's trial with the weights in a file; the epochs that led there."""
     state, metadata = load_state(file)
     trial = Trial(spec, shared, int(metadata.get("parts", 1)))
+    trial.network = copy.deepcopy(trial.network)  # its frozen stages belong to all trials
     trial.network.load_state_dict(state)
     return trial, [Epoch(**epoch) for epoch in json.loads(metadata["epochs"])]
 

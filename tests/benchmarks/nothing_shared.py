@@ -24,7 +24,7 @@ def main() -> int:
         folder = Path(text)
         wholly = [Setting("gated", RATES[0], depth=STAGES)]
         sizes = {"side": 96, "batch_size": 64}
-        job = make_job(wholly, (1536, 384), chosen, folder / "weights", **sizes)
+        job = make_job(wholly, (1024, 256), chosen, folder / "weights", **sizes)
         for pairs in compared(job, chosen, folder):
             found = table(pairs, chosen.alternations, tolerance(job))
             write_page(chosen, NAME, TITLE, job.describe(STUDY), found, ABOUT)

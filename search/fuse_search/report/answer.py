@@ -14,8 +14,8 @@ PLAINEST_FIRST = ("alone", "ensemble", "merged")
 BASELINE = "baseline.safetensors"
 """The network of the answer in a study's folder, where that is a baseline."""
 EXACT = 12  # decimals; what differs after them is rounding, and a tie
-CONFIRMED = "confirmed"
-"""Under this a study notes what its finalists came to: see report/confirmed.py."""
+OPENINGS = "openings"
+"""Under this a study notes for which finalists its test split was opened."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,11 @@ def best_first(study: Study) -> list[Row]:
 
 
 def finalists(study: Study, count: int) -> list[Line]:
-    """What is worth being trained again: the best trials, and the best of each kind that is plain.
-
-    That is the best branch alone, and the best ensemble.
-    """
+    """What is worth being trained again: the best trials, and the best of each kind."""
     sign = 1 if study.direction == "maximize" else -1
     trials = sorted((line for _, line in _trials(study)), key=lambda line: -sign * line.value)
-    plain = [line for line in answer(study).lines if line.kind != "merged"]
-    best = [next((line for line in plain if line.kind == kind), None) for kind in PLAINEST_FIRST]
-    chosen = [*trials[:count], *(line for line in best if line)]
+    best = {line.kind: line for line in reversed(answer(study).lines)}
+    chosen = [*trials[:count], *best.values()]
     return list({(line.trial, line.name): line for line in chosen}.values())
 
 
@@ -225,7 +221,7 @@ def _optimism(study: Study) -> Iterator[str]:
             yield f"The baseline {baseline['name']} is missing: {baseline['reason']}."
     if study.baselines:
         yield "Each branch alone was trained once, by the settings in `solo`."
-    yield _sealed(study.attributes.get(CONFIRMED, {}).get("openings", 0))
+    yield _sealed(len(study.attributes.get(OPENINGS, ())))
 
 
 def _sealed(openings: int) -> str:

@@ -11,15 +11,16 @@ from typing import Any
 from scipy.stats import t as student
 
 from ..study import Study
-from .answer import CONFIRMED, PLAINEST_FIRST, Kind, Line, chance_of, number
+from .answer import EXACT, PLAINEST_FIRST, Kind, Line, chance_of, finalists, number
 
 HEADINGS = ("finalist", "in the search", "validation", "test", "from")
 SURE = 0.95
+NOTE = "confirmed"
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A network that was trained again on fresh seeds: the target of each, in their order."""
+    """A network that is trained again on fresh seeds: the target of each, in their order."""
 
     kind: Kind
     name: str
@@ -30,11 +31,15 @@ class Finalist:
     val: tuple[float, ...] = ()
     test: tuple[float, ...] = ()
     reason: str = ""
-    """Why it could not be trained again, or measured."""
+    """Why it could not be trained on all seeds, or measured."""
 
     @classmethod
     def of(cls, line: Line) -> Finalist:
         return cls(line.kind, line.name, line.trial, line.value)
+
+    @property
+    def origin(self) -> str:
+        return "baseline" if self.trial is None else f"trial {self.trial}"
 
 
 @dataclass(frozen=True)
@@ -44,42 +49,46 @@ class Confirmed:
     finalists: tuple[Finalist, ...]
     seeds: tuple[int, ...]
     test_rows: int
-    openings: int
-    """How often the test split was opened for this study, this time included."""
 
     @classmethod
     def read(cls, study: Study) -> Confirmed | None:
-        """What is noted with a study; None: it was never begun to be confirmed."""
-        noted: dict[str, Any] | None = study.attributes.get(CONFIRMED)
+        """What is noted with a study; None: it was not confirmed."""
+        noted: dict[str, Any] | None = study.attributes.get(NOTE)
         if noted is None:
             return None
         found = (
             Finalist(**each | {"val": tuple(each["val"]), "test": tuple(each["test"])})
             for each in noted["finalists"]
         )
-        return cls(**noted | {"finalists": tuple(found), "seeds": tuple(noted["seeds"])})
+        return cls(tuple(found), tuple(noted["seeds"]), noted["test_rows"])
 
     def note(self, study: Study) -> None:
         """Remember it with the study."""
-        study.note(CONFIRMED, asdict(self))
+        study.note(NOTE, asdict(self))
 
-    @property
-    def done(self) -> bool:
-        """Whether the test split was not only opened, but all were measured on it."""
-        return all(finalist.test or finalist.reason for finalist in self.finalists)
+    def asks(self) -> list[Any]:
+        """Which networks are trained on which seeds, as JSON has it."""
+        networks = sorted([each.origin, each.name] for each in self.finalists)
+        return [networks, [*self.seeds]]
 
-    def asks(self) -> tuple[frozenset[tuple[int | None, str]], tuple[int, ...]]:
-        """What was to be confirmed: which networks, on which seeds."""
-        return frozenset((each.trial, each.name) for each in self.finalists), self.seeds
+    def rivals(self) -> tuple[Finalist | None, Finalist | None]:
+        """The one that merges and the one that doesn't which are best on validation."""
+        there = [each for each in self.finalists if len(each.val) == len(self.seeds)]
+        merged = next((each for each in there if each.kind == "merged"), None)
+        return merged, next((each for each in there if each.kind != "merged"), None)
 
 
 def ranked(finalists: Sequence[Finalist], direction: str) -> tuple[Finalist, ...]:
-    """The best first by the mean on validation, the plainest among equals; failed ones last."""
+    """The best first by the mean on validation, the plainest among equals.
+
+    Last those that were not trained on all seeds.
+    """
     sign = 1 if direction == "maximize" else -1
+    seeds = max(len(each.val) for each in finalists)
 
     def key(each: Finalist) -> tuple[bool, float, int]:
-        value = mean(each.val) if each.val and not each.reason else 0.0
-        return bool(each.reason), -sign * value, PLAINEST_FIRST.index(each.kind)
+        value = round(mean(each.val or [0.0]), EXACT)
+        return len(each.val) < seeds, -sign * value, PLAINEST_FIRST.index(each.kind)
 
     return tuple(sorted(finalists, key=key))
 
@@ -91,8 +100,8 @@ def cells(found: Confirmed) -> list[list[str]]:
             each.name,
             number(each.searched),
             _spread(each.val),
-            _spread(each.test) if not each.reason else f"failed: {each.reason}",
-            "baseline" if each.trial is None else f"trial {each.trial}",
+            "failed" if each.reason else _spread(each.test),
+            each.origin,
         ]
         for each in found.finalists
     ]
@@ -100,11 +109,9 @@ def cells(found: Confirmed) -> list[list[str]]:
 
 def sentences(study: Study, found: Confirmed) -> Iterator[str]:
     """Whether the answer holds up, and by what that is known."""
-    there = [each for each in found.finalists if not each.reason]
-    merged = next((each for each in there if each.kind == "merged"), None)
-    plain = next((each for each in there if each.kind != "merged"), None)
-    if merged is None or plain is None:
-        yield "There is nothing to compare: it takes one that is merged, and one that is not."
+    merged, plain = found.rivals()
+    if not merged or not plain or not merged.test or not plain.test:
+        yield "There is nothing to compare: it takes one that merges, and one that doesn't."
     else:
         yield _verdict(study, found, merged, plain)
     yield (
@@ -112,28 +119,34 @@ def sentences(study: Study, found: Confirmed) -> Iterator[str]:
         "that merges and the one that doesn't were chosen by validation; nothing was chosen by "
         f"the test split of {found.test_rows} rows."
     )
+    for each in found.finalists:
+        if each.reason:
+            yield f"{each.name} ({each.origin}) failed: {each.reason}."
+    confirmed = {(each.trial, each.name) for each in found.finalists}
+    new = [line.name for line in finalists(study, 1) if (line.trial, line.name) not in confirmed]
+    if new:
+        yield f"Since then the search has found {' and '.join(new)}, not yet confirmed."
 
 
 def _verdict(study: Study, found: Confirmed, merged: Finalist, plain: Finalist) -> str:
     sign = 1 if study.direction == "maximize" else -1
     leads = [sign * (a - b) for a, b in zip(merged.test, plain.test, strict=True)]
-    lead, count = mean(leads), len(leads)
-    within = student.ppf((1 + SURE) / 2, count - 1) * stdev(leads) / math.sqrt(count)
+    lead, count = round(mean(leads), EXACT), len(leads)
+    spread = round(stdev(leads), EXACT) / math.sqrt(count)
+    seeds = student.ppf((1 + SURE) / 2, count - 1) * spread
     rows = chance_of(study.target, found.test_rows, mean(merged.test), mean(plain.test))
-    sure = abs(lead) > max(within, rows or 0.0)
+    if abs(lead) <= math.hypot(seeds, rows or 0.0):
+        verdict = "Whether merging wins stays open"
+    else:
+        verdict = "That merging wins holds up" if lead > 0 else "Merging does not win"
+        verdict += ", as far as the seeds tell" if rows is None else ""
     how = "is ahead of" if lead > 0 else "is behind" if lead < 0 else "is as good as"
     by = f" by {number(abs(lead))}" if lead else ""
-    verdict = (
-        "Whether merging wins stays open"
-        if not sure
-        else "That merging wins holds up"
-        if lead > 0
-        else "Merging does not win"
+    of_rows = "not known" if rows is None else f"± {number(rows)}"
+    return (
+        f"{verdict}: on the test split, {merged.name} {how} {plain.name}{by} (chance of the "
+        f"seeds: ± {number(seeds)}, of the rows: {of_rows})."
     )
-    known = f"± {number(within)} by the seeds' spread, at {SURE:.0%}"
-    if rows is not None:
-        known += f"; ± {number(rows)} by the number of rows"
-    return f"{verdict}: on the test split, {merged.name} {how} {plain.name}{by} ({known})."
 
 
 def _spread(values: Sequence[float]) -> str:

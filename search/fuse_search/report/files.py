@@ -125,7 +125,7 @@ def _rows(study: Study) -> Iterator[str]:
 
 def _confirmed(study: Study) -> Iterator[str]:
     found = Confirmed.read(study)
-    if found and found.done:
+    if found:
         yield "## On fresh seeds"
         yield _table(confirmation.HEADINGS, confirmation.cells(found))
         yield " ".join(confirmation.sentences(study, found))

@@ -28,7 +28,7 @@ def print_answer(study: Study, console: Console, folder: Path) -> None:
         console.print(_table(title, HEADINGS, cells(found)))
     verdict, *rest = sentences(study, found, folder)
     console.print(Text(verdict), soft_wrap=not console.is_terminal)
-    if confirmed and confirmed.done:
+    if confirmed:
         title = f"{study.target} on {len(confirmed.seeds)} fresh seeds: mean ± standard deviation"
         console.print(_table(title, confirmation.HEADINGS, confirmation.cells(confirmed)))
         said = " ".join(confirmation.sentences(study, confirmed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -61,12 +62,25 @@ class Journal(JournalFileBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         with Path(self._file_path).open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+            _lock(file)
             _mend(file)
             file.write(lines.encode())
             if any("state" in log for log in logs):
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def _lock(file: BinaryIO) -> None:
+    """Be the only one who writes to it, until it is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        raise InputError(
+            f"{file.name}: its file system has no locks ({error.strerror}); have --results on "
+            "another one, or give a --storage"
+        ) from None
 
 
 def _mend(file: BinaryIO) -> None:

@@ -25,6 +25,8 @@ KIND = "fuse_search.kind"
 PARENT = "mlflow.parentRunId"
 STUDY = "fuse_search.study"
 """Tag of a trial's run: which Optuna study it is of. One store may have two of a name."""
+OF_AN_END = {"state", "reason"}
+"""Tags that say how a run ended."""
 TOGETHER = 10.0
 """Seconds of which the metrics are written in one batch."""
 COPIED_AFTER = 30.0
@@ -84,7 +86,7 @@ class Run:
         Args:
             again: go on with the run below this one that has this kind and these tags (without
                 tags: this name), if there is one, whatever its status. It is RUNNING then, has
-                lost its tag `state`, and keeps its points: an epoch that it has is not added.
+                lost the tags `OF_AN_END`, and keeps its points: an epoch that it has is not added.
             held: whether the run is still this worker's; asked before every write in the
                 background. Once it isn't, the rest is left out, and that is no fault.
         """
@@ -112,8 +114,8 @@ class Run:
         run_id = found.info.run_id
         if found.info.status != "RUNNING":
             self.client.update_run(run_id, status="RUNNING")
-        if "state" in found.data.tags:
-            self.client.delete_tag(run_id, "state")
+        for tag in OF_AN_END & found.data.tags.keys():
+            self.client.delete_tag(run_id, tag)
         return run_id
 
     def below(self, **tags: str) -> Run | None:
