@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from tempfile import TemporaryDirectory
 
 import ours
@@ -40,26 +41,14 @@ so that the bound lies above 2: where the last stages take most of the time, it 
 BOUND = """\
 The bound is T·E·(f+t) / (U·f + T·E·t), with f the seconds of an epoch's frozen forward passes and \
 t those of all above, means over the {epochs} epochs of all trials, and U = {distinct} distinct \
-prefixes. They were measured with the baseline's code, by turns on images and on activations in \
-memory, the median of {times}:
+prefixes. f + t is that of the baseline's runs above; t was measured with the baseline's code on \
+activations in memory, the median of {times}:
 
-| trained stages | epoch (f+t), s | tail (t), s | prefix (f), s |
-| --- | --- | --- | --- |
+| trained stages | epochs | tail (t), s |
+| --- | --- | --- |
 {rows}
 
 f = {f:.3f} s, t = {t:.3f} s: the bound is {bound:.2f}. **Share of the bound reached**: {share}."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of an epoch on images (`whole`) and on activations in memory (`tail`)."""
-
-    whole: float
-    tail: float
-
-    @property
-    def prefix(self) -> float:
-        return self.whole - self.tail
 
 
 def main() -> int:
@@ -68,12 +57,12 @@ def main() -> int:
         folder = Path(text)
         # Of 32 rows, as frozen stages run in: so that these give both sides the same bits.
         sizes = {"side": 128, "batch_size": 32}
-        job = make_job(settings(), (160, 64), chosen, folder / "weights", NETWORKS, **sizes)
+        job = make_job(settings(), (128, 32), chosen, folder / "weights", NETWORKS, **sizes)
         decode, initial = ours.decoder(job, folder / "f"), ours.initial(job, folder / "f")
-        costs = measure(job, decode, initial, times=chosen.alternations)
+        tails = measure(job, decode, initial, times=chosen.alternations)
         for pairs in compared(job, chosen, folder):
             found = table(pairs, chosen.alternations, tolerance(job))
-            reached = bound(job, costs, pairs, chosen.alternations)
+            reached = bound(job, tails, pairs, chosen.alternations)
             write_page(chosen, NAME, TITLE, job.describe(STUDY), found, reached, ABOUT)
     return int(void(pairs, tolerance(job)))
 
@@ -84,18 +73,16 @@ def settings() -> Iterator[Setting]:
         yield Setting(fusion, lr, depth=depth, gradual=gradual)
 
 
-def measure(job: Job, decode: Decode, initial: Initial, times: int) -> dict[int, Cost]:
-    """The cost of an epoch at each depth, by turns; the first turn warms up and doesn't count."""
+def measure(job: Job, decode: Decode, initial: Initial, times: int) -> dict[int, float]:
+    """Seconds of an epoch on activations, by depth, by turns; the first turn doesn't count."""
     images, branches = resident(job, decode), pretrained(job.weights, job.device)
     taps = {depth: activations(branches, images, STAGES - depth) for depth in DEPTHS}
-    whole: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
-    tail: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
     trials = {d: Trial(replace(job.settings[0], depth=d), job, branches, initial) for d in DEPTHS}
+    found: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
     for _ in range(times + 1):
         for depth, trial in trials.items():
-            whole[depth].append(seconds(trial, images, 0))
-            tail[depth].append(seconds(trial, taps[depth], STAGES - depth))
-    return {d: Cost(median(whole[d][1:]), median(tail[d][1:])) for d in DEPTHS}
+            found[depth].append(seconds(trial, taps[depth], STAGES - depth))
+    return {depth: median(each[1:]) for depth, each in found.items()}
 
 
 def activations(branches: list[list[torch.nn.Module]], images: Rows, stages: int) -> Rows:
@@ -114,23 +101,23 @@ def seconds(trial: Trial, rows: Rows, start: int) -> float:
     return time.perf_counter() - begun
 
 
-def bound(job: Job, costs: dict[int, Cost], pairs: list[Pair], times: int) -> str:
+def bound(job: Job, tails: dict[int, float], pairs: list[Pair], times: int) -> str:
     """What sharing can gain at most, and how much of it was gained, in words."""
-    epochs = [s.depth_at(epoch) for s in job.settings for epoch in range(job.epochs)]
-    f = mean(costs[depth].prefix for depth in epochs)
-    t = mean(costs[depth].tail for depth in epochs)
-    distinct = len(set(epochs))
-    most = len(epochs) * (f + t) / (distinct * f + len(epochs) * t)
-    rows = [f"| {d} | {c.whole:.3f} | {c.tail:.3f} | {c.prefix:.3f} |" for d, c in costs.items()]
-    share, spanned = spread([ratio / most for ratio in ratios(pairs)]).split(" | ")
+    epochs = Counter(s.depth_at(epoch) for s in job.settings for epoch in range(job.epochs))
+    count, distinct = epochs.total(), len(epochs)
+    t = sum(tails[depth] * n for depth, n in epochs.items()) / count
+    fs = [plain.trials / count - t for _, plain in pairs]
+    bounds = [count * (f + t) / (distinct * f + count * t) for f in fs]
+    reached = [ratio / most for ratio, most in zip(ratios(pairs), bounds, strict=True)]
+    share, spanned = spread(reached).split(" | ")
     return BOUND.format(
-        epochs=len(epochs),
+        epochs=count,
         distinct=distinct,
         times=times,
-        rows="\n".join(rows),
-        f=f,
+        rows="\n".join(f"| {d} | {epochs[d]} | {tails[d]:.3f} |" for d in sorted(epochs)),
+        f=median(fs),
         t=t,
-        bound=most,
+        bound=median(bounds),
         share=f"{share} ({spanned})",
     )
 
