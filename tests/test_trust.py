@@ -72,6 +72,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         "TMPDIR": str(folder / "tmp"),
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "MLFLOW_TRACKING_PASSWORD": SECRET,
+        "PYTHONDONTWRITEBYTECODE": "1",  # which a new installation does beside its source, once
     }
     storage = f"sqlite:///file:results/study.db?uri=true&password={SECRET}"
     (folder / "work" / "results").mkdir()
