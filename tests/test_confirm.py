@@ -198,6 +198,9 @@ def test_two_do_not_confirm_at_once(folder, capsys):
     lease = study.leases.take("confirm")
     said = command(capsys, *ASKED, code=2).err
     assert "study small: another process is confirming it" in said
+    client = Tracker(None, folder / "results").client
+    (of_study,) = client.search_runs(["1"], "tags.`fuse_search.kind` = 'study'")
+    assert of_study.info.status == "FINISHED"  # and is not ended for the other one
     lease.end()
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from rich.console import Console
 from torch import Tensor
@@ -21,6 +21,7 @@ from .faults import Fault, of_a_trial
 from .kept import spec_from
 from .lacking import give_memory_back, lacks_memory, sparing
 from .launch import STOPPING, work_on
+from .leases import Lease
 from .opening import Opened, open_all
 from .progress import Progress
 from .report.answer import OPENINGS
@@ -39,25 +40,13 @@ Measured = Callable[[Trial, list[Epoch]], dict[str, float]]
 """Metrics of what was trained, such as `val/loss` or `test/loss`."""
 
 
-def confirm(
-    finalists: int,
-    seeds: int,
-    *,
-    space: str | Path,
-    overrides: Iterable[str],
-    plugins: Iterable[str],
-    results: str | Path,
-    device: str | None,
-    storage: str | None,
-    tracking_uri: str | None,
-    cache_budget: int | None,
-    console: Console | None = None,
-) -> None:
+def confirm(finalists: int, seeds: int, **options: Any) -> None:
     """Train a study's finalists again on fresh seeds, open the test split, and print the answer.
 
     Finalists are its best trials, and the best of each kind. Which of them is the best is decided
     by validation; only then are all measured on the test split. What was trained is kept: the same
-    call goes on where it was stopped, and is told what is known already.
+    call goes on where it was stopped, and is told what is known already. `options`: those of
+    `open_all`.
 
     Raises:
         InputError: something is wrong with the space, the data or the stores; or the study has no
@@ -66,9 +55,7 @@ def confirm(
         StudyStopped: memory is lacking, or what was to be compared has failed.
         StoreUnreachable: Optuna's or MLflow's store was away for too long.
     """
-    console, stop = console or Console(), Stop()
-    given = (device, storage, tracking_uri, cache_budget)
-    opened = open_all(space, overrides, plugins, results, *given)
+    console, stop, opened = Console(), Stop(), open_all(**options)
     from .report.files import write_report  # brings matplotlib: its cache has a place now
     from .report.table import print_answer
 
@@ -81,8 +68,11 @@ def confirm(
     if known and known.asks() == asked.asks() and not study.leases.all():
         write_report(study, opened.folder)
     else:
+        lease = study.leases.take("confirm")
+        if lease is None:
+            raise InputError(f"study {study.name}: another process is confirming it")
         with stop.listening(lambda: console.print(STOPPING)):
-            work_on(opened, partial(_confirm, opened, asked, stop), console, stop)
+            work_on(opened, partial(_confirm, opened, asked, lease, stop), console, stop)
     print_answer(study, console, opened.folder)
 
 
@@ -100,12 +90,11 @@ def _refuse_unfinished(opened: Opened) -> None:
         raise InputError(f"study {study.name}: no trial is complete")
 
 
-def _confirm(opened: Opened, asked: Confirmed, stop: Stop, parent: Run, progress: Progress) -> None:
+def _confirm(
+    opened: Opened, asked: Confirmed, lease: Lease, stop: Stop, parent: Run, progress: Progress
+) -> None:
     """Train all finalists on all seeds; when that is done, measure them on the test split."""
     study = opened.study
-    lease = study.leases.take("confirm")
-    if lease is None:
-        raise InputError(f"study {study.name}: another process is confirming it")
     study.tell_outages(progress.say)
     parent.tell_outages(progress.say)
     try:
