@@ -21,6 +21,7 @@ FLOORS = {
         "leases",
         "stop",
         "patience",
+        "heap",
         "data",
     ],
     2: ["nets", "tracker", "space"],

@@ -13,6 +13,7 @@ from .data.augment import fits
 from .data.batches import Rows
 from .errors import Infeasible, TrialError, told
 from .faults import MEMORY, UNKNOWN, lacking_memory
+from .heap import give_back
 from .nets.merged import Merged, build_ensemble, join, tapped
 from .nets.topology import Ensemble
 from .shared import Shared
@@ -163,6 +164,7 @@ def _have_room(nbytes: float, what: str, shared: Shared, device: torch.device) -
     if nbytes <= free_memory(device):
         return
     shared.prefixes.memory.clear()  # it can be read again
+    give_back()
     if nbytes <= (free := free_memory(device)):
         return
     needed, most = f"{what} {nbytes / MB:,.1f} MB", most_memory(device)

@@ -9,6 +9,7 @@ import torch
 
 from .faults import MEMORY, Fault
 from .feasible import PARTS, NoRoomNow
+from .heap import give_back
 from .shared import Shared
 
 Found = TypeVar("Found")
@@ -41,7 +42,8 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 def give_memory_back(shared: Shared) -> None:
-    """Give a GPU's memory back that nothing needs which can't be had again."""
+    """Give memory back that nothing needs which can't be had again."""
+    give_back()
     if torch.cuda.is_available():
         shared.prefixes.memory.clear()
         torch.cuda.empty_cache()

@@ -14,6 +14,7 @@ import torch
 from .data import Data, load
 from .data.wanted import Wanted
 from .errors import InputError
+from .heap import keep_freed
 from .leases import Leases
 from .nets.branch import Branch
 from .nets.merged import build_branch
@@ -90,6 +91,8 @@ def open_shared(
     data = _fitted(load(spec.data, spec.seed, wanted), spec)
     if chosen.type != "cuda" or data.nbytes < torch.cuda.mem_get_info(chosen)[0] / 2:
         data = data.to(chosen)
+    if chosen.type == "cpu":
+        keep_freed()
     results = (results if keep else None) or Path()
     prefixes = Prefixes(data, chosen, results / "cache", cache_budget, sharing)
     return Shared(data, chosen, results / "solo", prefixes)

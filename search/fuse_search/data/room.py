@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from fuse_search.errors import InputError
+from fuse_search.heap import give_back
 
 
 def free_ram() -> int:
@@ -33,7 +34,9 @@ def _of_container(what: str) -> int:
 
 def need_ram(nbytes: int, what: str) -> None:
     """Raise InputError when so many bytes aren't free: the system might kill who takes them."""
-    free = free_ram()
+    if nbytes > (free := free_ram()):
+        give_back()
+        free = free_ram()
     if nbytes > free:
         raise InputError(
             f"{what} need {nbytes / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free"
