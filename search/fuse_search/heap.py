@@ -15,9 +15,8 @@ NEVER = -1
 
 
 def keep_freed() -> None:
-    """From now on, have what this process frees stay with it, after it gave back what it has."""
+    """From now on, have what this process frees stay with it."""
     if libc := _glibc():
-        give_back()
         libc.mallopt(MMAP_MAX, 0)  # what has pages of its own is given back whole
         libc.mallopt(TRIM_THRESHOLD, NEVER)
 

@@ -280,6 +280,30 @@ def test_a_value_that_is_overwritten_is_not_handed_out():
     assert [operations(stage) for stage in chain.stages] == [["_0", "_1"], ["_2"]]
 
 
+class Growing(nn.Module):
+    """Adds in place: to a value that has two names, and to a number, which has but its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        rows = x.shape[0]
+        more = rows
+        more += 1
+        x = same = self.first(x)
+        x += 1
+        return self.second(x * rows + same * more)
+
+
+def test_what_is_added_in_place_is_added_in_place():
+    network, x = Growing().train(), torch.rand(2, 3, 4, 4)
+    chain = find_stages(network, x, classifier=False)
+    assert torch.equal(chain(x), network(x))
+    one, other = (torch.autograd.grad(f(x).sum(), network.first.weight) for f in (chain, network))
+    assert torch.equal(*one, *other)
+
+
 @pytest.mark.parametrize(
     ("name", "size", "channels"), [("inception_v3", 40, 3), ("resnet18", 32, 1)]
 )

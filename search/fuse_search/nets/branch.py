@@ -49,7 +49,9 @@ class Entry(nn.Module):
                 x = F.interpolate(x, self.shape[1:], mode="bilinear", antialias=True)
             if x.shape[1] != self.shape[0]:
                 x = x.mean(1, keepdim=True).expand(-1, self.shape[0], -1, -1)
-            return (x - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+            x = (x - self.mean.view(-1, 1, 1)).div_(self.std.view(-1, 1, 1))
+            # As convolutions want it: or each would lay it out so again, backward and forward.
+            return x.contiguous(memory_format=torch.channels_last)
         if self.shape.kind == "vector":
             return (x - self.mean) / self.std
         if self.shape.kind == "frames":

@@ -31,6 +31,24 @@ def read_by_features(
         return fx.GraphModule(graph, graph.graph)
 
 
+class _Value(fx.Proxy):
+    """A value in tracing; torch.fx takes x += y for x = x + y, which wants memory of its own."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", add_to, (self, other), {})
+
+
+class _Tracer(NodePathTracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
+
+
+def add_to(x: Any, y: Any) -> Any:
+    """x += y of anything: what torch.fx writes for `operator.iadd` is right for tensors alone."""
+    x += y
+    return x
+
+
 @contextmanager
 def features(
     network: nn.Module, classifier: bool, stages: Sequence[Own] | None
@@ -52,7 +70,7 @@ def _graph(network: nn.Module) -> fx.GraphModule:
     # a module that asks for the mode stays whole, or eval mode would become part of the graph
     leaves = {type(m) for m in network.modules() if reads_mode(m)}
     leaves |= {*getattr(network, "leaf_modules", ())}  # as its library says
-    tracer = NodePathTracer(leaf_modules=leaves)
+    tracer = _Tracer(leaf_modules=leaves)
     name, others = type(network).__name__, _defaults(network)
     try:
         graph = tracer.trace(network, concrete_args=others)
