@@ -75,6 +75,19 @@ def test_status_of_a_study_that_was_never_run(here, capsys):
     assert files(here) == ["small.yaml"]
 
 
+def test_a_study_of_another_storage_does_not_write_into_this_ones_folder(here, capsys):
+    url = f"sqlite:///{here}/other.db"
+    command(capsys, "--space", "small.yaml", "--trials", "1")
+    elsewhere = ("--storage", url, "--results", "elsewhere")
+    command(capsys, "--space", "small.yaml", "--trials", "1", *elsewhere)
+    report = (here / "results/small/report.md").read_bytes()
+    for verb in ("report", "status", "confirm"):
+        said = command(capsys, verb, "--space", "small.yaml", "--storage", url, code=2).err
+        assert "results/small belongs to another study of this name" in said
+    assert (here / "results/small/report.md").read_bytes() == report
+    command(capsys, "report", "--space", "small.yaml", *elsewhere)
+
+
 def test_wrong_arguments_exit_with_2(here, capsys):
     for arguments in (["--trials", "0"], ["--nonsense"], ["train"], ["check"], ["nonsense"]):
         assert command(capsys, *arguments, code=2).err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -21,6 +22,16 @@ from test_report import full, opened, printed
 
 SPACE = ("--space", "small.yaml")
 ASKED = ("confirm", *SPACE, "--finalists", "1", "--seeds", "2")
+OPTIONS = {
+    "space": "small.yaml",
+    "overrides": [],
+    "plugins": [],
+    "results": "results",
+    "device": "cpu",
+    "storage": None,
+    "tracking_uri": None,
+    "cache_budget": None,
+}
 
 
 @pytest.fixture
@@ -182,6 +193,62 @@ def test_with_nothing_to_compare_the_test_split_stays_closed(
     assert OPENINGS not in study_in(folder).attributes
 
 
+def test_what_failed_on_the_test_split_is_measured_by_the_same_command(folder, capsys, monkeypatch):
+    measure, calls = confirm.measure, []
+
+    def fail(*given):
+        calls.append(given)
+        if len(calls) == 4:  # of three finalists, on the second seed
+            raise ValueError("for once")
+        return measure(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(confirm, "measure", fail)
+        first = command(capsys, *ASKED).out
+    assert "ValueError: for once" in first
+    again = command(capsys, *ASKED).out
+    assert "ValueError" not in again and "The test split was opened once" in again
+    assert all(len(each.test) == 2 for each in Confirmed.read(study_in(folder)).finalists)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), torch.AcceleratorError("gone")])
+def test_a_fault_of_the_machine_is_no_finalists(folder, monkeypatch, error):
+    failing(monkeypatch, lambda spec: True, error)
+    with pytest.raises(type(error)):
+        confirm.confirm(1, 2, **OPTIONS)
+    assert Confirmed.read(study_in(folder)) is None
+
+
+def test_metrics_that_the_test_split_leaves_undefined_keep_it_closed(folder, capsys, monkeypatch):
+    monkeypatch.setattr(confirm, "evaluate", lambda *given: {"left_odd": float("nan")})
+    said = command(capsys, *ASKED, code=1).err
+    assert "stopped before the test split was opened: its targets leave" in said
+    assert "left_odd" in said and OPENINGS not in study_in(folder).attributes
+
+
+def test_without_two_to_compare_nothing_is_trained(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    alone = ("--set", "merge.topology=ensemble")
+    command(capsys, "--space", write_small(tmp_path), *alone, "--trials", "1")
+    said = command(capsys, *ASKED, *alone, code=2).err
+    assert "there is nothing to compare: it takes a network that merges" in said
+
+
+def test_who_lost_its_turn_writes_nothing_more(folder, capsys, monkeypatch):
+    note = Study.note
+
+    def taken(study, key, value):
+        note(study, key, value)
+        if key == OPENINGS:
+            for lease in (folder / "results/small/leases").glob("confirm.*"):
+                lease.rename(lease.with_name("confirm.2.somebody-else-1"))
+
+    monkeypatch.setattr(Study, "note", taken)
+    said = command(capsys, *ASKED, code=1).err
+    assert "stopped: study small: another process confirms it" in said
+    assert Confirmed.read(study_in(folder)) is None
+
+
 def test_a_study_that_is_not_done_is_refused(folder, capsys):
     study = study_in(folder)
     study.release(study.claim(9).number)
@@ -204,8 +271,8 @@ def test_two_do_not_confirm_at_once(folder, capsys):
     lease.end()
 
 
-def finalist(kind, name, val, test=(), reason="", trial=None):
-    return Finalist(kind, name, trial, 0.9, tuple(val), tuple(test), reason)
+def finalist(kind, name, val, test=(), reason="", trial=None, searched=0.9):
+    return Finalist(kind, name, trial, searched, tuple(val), tuple(test), reason)
 
 
 def noted(folder, *found, target="maximize", metric="mean_accuracy", rows=10_000):
@@ -214,7 +281,7 @@ def noted(folder, *found, target="maximize", metric="mean_accuracy", rows=10_000
     return study, Confirmed.read(study)
 
 
-MERGED = finalist("merged", "both", [0.91, 0.93], [0.90, 0.92], trial=4)
+MERGED = finalist("merged", "both", [0.91, 0.93], [0.90, 0.92], trial=4, searched=0.95)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +305,21 @@ def test_the_verdict_is_of_the_test_split(tmp_path, test, verdict):
     assert "on 2 seeds that the search did not use" in how and "of 10000 rows" in how
 
 
+def test_what_the_search_did_not_see_does_not_hold_up(tmp_path):
+    plain = finalist("alone", "a", [0.9, 0.9], [0.80, 0.82], searched=0.96)
+    said, _ = sentences(*noted(tmp_path, MERGED, plain))
+    assert said.startswith("Merging wins, unlike in the search: on the test split, both is ahead")
+
+
+def test_what_was_not_measured_on_all_seeds_is_not_compared(tmp_path):
+    half = replace(MERGED, test=MERGED.test[:1], reason="ValueError: odd (seed 2)")
+    study, found = noted(tmp_path, half, finalist("alone", "a", [0.9, 0.9], [0.80, 0.82]))
+    said, _, why = sentences(study, found)
+    assert said == "There is nothing to compare: both failed on the test split."
+    assert why == "both (trial 4) failed: ValueError: odd (seed 2)."
+    assert cells(found)[0][3] == "failed"
+
+
 def test_the_margins_are_those_of_student_and_of_the_rows(tmp_path):
     plain = finalist("ensemble", "e", [0.9, 0.9], [0.70, 0.92])
     said, _ = sentences(*noted(tmp_path, MERGED, plain, rows=396))
@@ -256,7 +338,8 @@ def test_the_best_by_validation_is_compared_and_not_the_best_by_test(tmp_path):
 
 def test_smaller_is_better_where_the_target_is_minimised(tmp_path):
     worse = finalist("alone", "a", [0.95, 0.95], [1.0, 1.02])
-    study, found = noted(tmp_path, worse, MERGED, target="minimize", metric="loss")
+    merged = replace(MERGED, searched=0.85)
+    study, found = noted(tmp_path, worse, merged, target="minimize", metric="loss")
     assert [each.name for each in found.finalists] == ["both", "a"]
     said, _ = sentences(study, found)
     assert said.startswith("That merging wins holds up, as far as the seeds tell: on the test")
@@ -270,7 +353,7 @@ def test_with_nothing_to_compare_that_is_told(tmp_path):
     assert why == "a (baseline) failed: out of memory."
     assert said.startswith("There is nothing to compare")
     assert cells(found) == [
-        ["both", "0.9000", "0.9200 ± 0.0141", "0.9100 ± 0.0141", "trial 4"],
+        ["both", "0.9500", "0.9200 ± 0.0141", "0.9100 ± 0.0141", "trial 4"],
         ["a", "0.9000", "-", "failed", "baseline"],
     ]
 

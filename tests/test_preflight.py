@@ -13,8 +13,10 @@ from fuse_search.corners import corners, most_and_fewest
 from fuse_search.errors import InputError
 from fuse_search.nets.fusions import FUSIONS
 from fuse_search.nets.fusions.vectors import Sum
+from fuse_search.opening import open_all
 from fuse_search.preflight import preflight
 from fuse_search.space import read_space
+from small_space import write_small
 from tiny import rows
 
 Capture = pytest.CaptureFixture[str]
@@ -273,6 +275,26 @@ def test_a_mistake_in_a_plugin_is_told_in_a_line(
     (line,) = str(caught.value).splitlines()
     reason = "fusion sum must say in `out_features` how many numbers it gives, found None"
     assert line.startswith(f"{three}:8: merge.topology: {reason} (in the corner sum(")
+
+
+def test_who_looks_on_leaves_what_a_step_costs_to_those_who_train(tmp_path: Path) -> None:
+    file = write_small(tmp_path)
+    file.write_text(file.read_text() + "limits: {latency_ms: 1e-6, memory_mb: 1e-6}\n")
+    options = {
+        "space": file,
+        "overrides": [],
+        "plugins": [],
+        "results": tmp_path / "results",
+        "device": "cpu",
+        "storage": None,
+        "tracking_uri": None,
+        "cache_budget": 0,
+    }
+    with pytest.raises(InputError, match="no corner keeps the limits"):
+        open_all(**options)  # type: ignore[arg-type]
+    opened = open_all(**options, looks_on=True)  # type: ignore[arg-type]
+    assert opened.space.limits.latency_ms == 1e-6 and opened.ready.shared.device.type == "cpu"
+    assert opened.shared is opened.ready.shared  # where the others are on a CPU, too
 
 
 class Greedy(Sum):

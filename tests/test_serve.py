@@ -234,6 +234,9 @@ def test_a_runs_model_brings_its_plugins_and_says_why_it_has_no_program(
     kept.parent.mkdir(parents=True)
     kept.touch()
     assert find(other.run_id, results, None, fetched) == kept
+    (results / "served/folder.id").write_text("another study of this name")
+    with pytest.raises(InputError, match="the run's network isn't there"):
+        find(other.run_id, results, None, fetched)
     with pytest.raises(InputError, match="there is no such run"):
         find("0" * 32, results, None, fetched)
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError, PendingRollbackError
 from claimant import opened
 from fuse_search import patience
 from fuse_search.errors import InputError, StoreUnreachable
-from fuse_search.study import attributes
+from fuse_search.study import attributes, storage
 from fuse_search.study.patience import Patient
 
 MANY = 10**6
@@ -60,6 +60,48 @@ def test_a_journal_whose_end_was_cut_off_goes_on(tmp_path, torn):
     assert torn not in file.read_bytes() and file.read_bytes().startswith(whole)
     again = journal(tmp_path)
     assert (again.attributes, len(again.rows())) == ({"goes": "on"}, 1)
+
+
+def test_a_journal_with_other_line_ends_goes_on_as_it_is(tmp_path):
+    file = tmp_path / "study.journal"
+    journal(tmp_path).claim(MANY)
+    whole = file.read_bytes().replace(b"\n", b"\r\n")
+    file.write_bytes(whole)
+    journal(tmp_path).note("goes", "on")
+    assert file.read_bytes().startswith(whole)
+    again = journal(tmp_path)
+    assert (again.attributes, len(again.rows())) == ({"goes": "on"}, 1)
+
+
+def test_more_than_one_write_is_never_cut_off(tmp_path):
+    file = tmp_path / "study.journal"
+    study = journal(tmp_path)
+    study.claim(MANY)
+    content = file.read_bytes() + b"no line of ours\n" * 9
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="not a line of a study's journal"):
+        study.note("goes", "on")
+    assert file.read_bytes() == content
+
+
+def test_a_line_that_comes_in_between_is_not_overwritten(tmp_path, monkeypatch):
+    file = tmp_path / "study.journal"
+    study = journal(tmp_path)
+    before = len(file.read_bytes().splitlines())
+    mend = storage._mend
+
+    def beside(opened):
+        found = mend(opened)
+        with file.open("ab") as other:
+            other.write(
+                b'{"op_code":2,"worker_id":"x","study_id":0,"user_attr":{"other":"was here"}}\n'
+            )
+        return found
+
+    monkeypatch.setattr(storage, "_mend", beside)
+    study.note("goes", "on")
+    assert journal(tmp_path).attributes == {"other": "was here", "goes": "on"}
+    assert len(file.read_bytes().splitlines()) == before + 2
 
 
 def test_a_journal_cut_off_in_its_first_line_begins_anew(tmp_path):

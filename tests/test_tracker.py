@@ -19,7 +19,7 @@ from torch import nn
 
 from fuse_search.errors import InputError, StoreAway, masked
 from fuse_search.nets.export import program, save_program
-from fuse_search.tracker import Run, Tracker
+from fuse_search.tracker import STUDY, Run, Tracker
 from fuse_search.tracker.model import TORCH, Model
 from fuse_search.tracker.store import TRIES
 from fuse_search.ui import serve_ui
@@ -113,6 +113,21 @@ def test_opening_again_finds_the_same_study(tracker, tmp_path):
     assert run.info.status == "RUNNING"
     assert run.data.params == {"trials": "6", "late": "1"}
     assert run.data.tags["x"] == "2"
+
+
+def test_a_study_that_was_begun_anew_has_a_run_of_its_own(tracker):
+    old = tracker.open_study("anew", {"lr": "1"})  # an earlier version's, which doesn't say whose
+    first = tracker.open_study("anew", {"lr": "1"}, {STUDY: "a"})
+    assert first.run_id == old.run_id
+    second = tracker.open_study("anew", {"lr": "2"}, {STUDY: "b"})
+    assert second.run_id != first.run_id
+    assert tracker.client.get_run(second.run_id).data.params == {"lr": "2"}
+    assert tracker.open_study("anew", {}, {STUDY: "a"}).run_id == first.run_id
+    assert tracker.open_study("anew", {}, {STUDY: "b"}).run_id == second.run_id
+    child = first.child("0", {}, {"trial": "0"})
+    child.end()
+    first.flush()
+    assert second.below(trial="0") is None and first.below(trial="0").run_id == child.run_id
 
 
 def test_a_results_folder_that_was_moved_is_refused(tmp_path, monkeypatch):

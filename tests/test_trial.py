@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from fuse_search.data import Data, Target
 from fuse_search.data.batches import Rows
 from fuse_search.errors import InputError
+from fuse_search.leases import Leases
 from fuse_search.nets.state import OURS, load_state
 from fuse_search.nets.tasks import TASKS
 from fuse_search.nets.topology.joins import JOINS
@@ -83,6 +84,21 @@ def test_stages_that_a_stall_may_reach_are_the_trials_own(counted):
     assert epochs[-1].depths["a"] > 0
     assert not same(before, snapshot(trial.network.branches["a"]))
     assert same(before, snapshot(counted.untrained(given, "a")))
+
+
+def test_a_training_keeps_its_turn_while_what_it_begins_with_is_trained(tmp_path):
+    given = spec(branches=BESIDE, merge={"use": ("a",)})
+    here, others = shared(DATA, tmp_path), []
+
+    def watch(of, epoch):
+        others.append(Leases(here.solos).all())
+
+    here.watch = watch
+    trained(given, here)
+    assert len(others) == 4 and all(all(lives.values()) for lives in others)
+    assert [len(lives) for lives in others] == [2, 2, 1, 1]  # that of the branch alone has ended
+    assert Leases(here.solos).all() == {}
+    assert list((here.solos / "workers").iterdir()) == []
 
 
 def test_a_branch_is_trained_alone_once_and_kept(counted):
@@ -380,10 +396,16 @@ def test_a_device_that_is_not_there_is_refused(tmp_path, device):
         opened(tmp_path, device=device)
 
 
+def test_the_same_rows_serve_another_device(tmp_path):
+    here = opened(tmp_path, device="cpu")
+    assert (here.on("cpu") is here and here.on(None) is here) or torch.cuda.is_available()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_trial_runs_on_cuda(tmp_path):
     here = opened(tmp_path, device="cuda")
     assert here.data.inputs["image"].is_cuda
+    assert opened(tmp_path).on("cuda").data.inputs["image"].is_cuda
     for merge in (parallel("attention", heads=2), {"topology": choice("cascade")}):
         trial, epochs = finish(spec(data=SMALL, merge=merge), here)
         assert next(trial.network.parameters()).is_cuda and len(epochs) == 2

@@ -3,14 +3,22 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError, TrialError
+from .errors import InputError, Preempted, StoreUnreachable, StudyStopped, TrialError
 
 if TYPE_CHECKING:
     from .launch import FusionStudy, run
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when its package is imported
 
-__all__ = ["FusionStudy", "InputError", "TrialError", "run"]
+__all__ = [
+    "FusionStudy",
+    "InputError",
+    "Preempted",
+    "StoreUnreachable",
+    "StudyStopped",
+    "TrialError",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,14 +13,14 @@ from .baselines import baselines
 from .errors import InputError
 from .export import package, rows_for
 from .found import BEST
-from .kept import keep, read_kept
+from .kept import keep, read_kept, spec_from
 from .nets.state import load_state
 from .report.answer import BASELINE, answer
 from .shared import Shared
 from .space import Space
 from .spec import TrialSpec
 from .study import Row, Study
-from .suggest import fixed_spec
+from .suggest import as_yaml
 from .tracker import Run
 from .trial import Trial, trained
 
@@ -39,9 +39,8 @@ def log_best(
     """
     if lease := study.leases.take("model"):
         if row := _unlogged_trial(study):  # or else only the lease was left
-            spec = fixed_spec(folder / "best.yaml")
-            network = trained_network(spec, shared, folder, row)
-            keep(folder / BEST, spec, network, shared.data)
+            network = trained_network(row, shared, folder)
+            keep(folder / BEST, spec_of(row), network, shared.data)
             if _log(folder / BEST, shared, parent, console, trial=str(row.number)):
                 study.note("model", row.number)
         if name := _unlogged_baseline(study):
@@ -76,8 +75,14 @@ def _log(file: Path, shared: Shared, parent: Run, console: Console, **tags: str)
     return True
 
 
-def trained_network(spec: TrialSpec, shared: Shared, folder: Path, row: Row) -> nn.Module:
+def spec_of(row: Row) -> TrialSpec:
+    """What a trial was trained by."""
+    return spec_from(as_yaml(row.attributes["spec"]))
+
+
+def trained_network(row: Row, shared: Shared, folder: Path) -> nn.Module:
     """The network of a trial from its checkpoint, or trained again where that is gone."""
+    spec = spec_of(row)
     file = folder / "checkpoints" / f"{row.number}.safetensors"
     trial = Trial(spec, shared, row.attributes.get("parts", 1))
     try:

@@ -182,6 +182,7 @@ def _existing(
     checked = read_first(_needed(space), overrides, plugins)
     _cache_in(results)
     from . import study as studies
+    from .found import OWNER
 
     url = storage or studies.storage_url(Path(results), checked.study)
     begun = studies.attributes(url, checked.study)
@@ -190,7 +191,11 @@ def _existing(
         raise InputError(f"there is no study {checked.study!r} in {where} yet")
     checked.refuse_other(begun.get("space", {}))
     folder = Path(results) / checked.study
-    return studies.open_study(url, checked.study, checked.search, 0, 1, folder)
+    study = studies.open_study(url, checked.study, checked.search, 0, 1, folder)
+    owner = folder / OWNER
+    if owner.exists() and owner.read_text("ascii") != study.identifier:
+        raise InputError(f"--results {results}: {folder} belongs to another study of this name")
+    return study
 
 
 @cli.command()

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from math import isfinite
 from statistics import mean, stdev
 from typing import Any
 
@@ -15,14 +16,15 @@ from rich.console import Console
 from torch import Tensor
 
 from .baselines import baselines
+from .best import spec_of
 from .data.batches import Rows
-from .errors import InputError, Preempted, StoreUnreachable, StudyStopped
+from .errors import InputError, LeaseLost, Preempted, StoreUnreachable, StudyStopped
 from .faults import Fault, of_a_trial
-from .kept import spec_from
 from .lacking import give_memory_back, lacks_memory, sparing
 from .launch import STOPPING, work_on
 from .leases import Lease
 from .opening import Opened, open_all
+from .preflight import OF_MACHINE
 from .progress import Progress
 from .report.answer import OPENINGS
 from .report.answer import finalists as best_lines
@@ -30,10 +32,11 @@ from .report.confirmed import Confirmed, Finalist, ranked
 from .shared import Shared
 from .spec import TrialSpec
 from .stop import Stop
-from .suggest import as_yaml, parameters
+from .suggest import parameters
 from .tracker import Run
 from .train.loop import Epoch
 from .train.measure import measure, predict
+from .train.metrics import evaluate, rows_behind
 from .trial import Trial, trained
 
 Measured = Callable[[Trial, list[Epoch]], dict[str, float]]
@@ -62,10 +65,14 @@ def confirm(finalists: int, seeds: int, **options: Any) -> None:
     study, first = opened.study, opened.space.tree["seed"] + 1
     _refuse_unfinished(opened)
     chosen = tuple(map(Finalist.of, best_lines(study, finalists)))
-    rows = len(opened.ready.shared.data.splits["test"])
+    if len({each.kind == "merged" for each in chosen}) == 1:
+        rule = "it takes a network that merges, and one that doesn't"
+        raise InputError(f"study {study.name}: there is nothing to compare: {rule}")
+    rows = rows_behind(study.target, opened.ready.shared.data, "test")
     asked = Confirmed(chosen, tuple(range(first, first + seeds)), rows)
     known = Confirmed.read(study)
-    if known and known.asks() == asked.asks() and not study.leases.all():
+    failed = known and any(each.reason for each in known.finalists)
+    if known and known.asks() == asked.asks() and not failed and not study.leases.all():
         write_report(study, opened.folder)
     else:
         lease = study.leases.take("confirm")
@@ -82,7 +89,7 @@ def _refuse_unfinished(opened: Opened) -> None:
     lacking = baselines(opened.space).keys() - study.baselines.keys()
     leased = any(name.startswith("baseline-") for name in study.leases.all())
     if lacking or leased or not study.settled(study.finished()):
-        rule = f"fuse-search --space {opened.space.file} brings them to their end"
+        rule = "the command that began it brings them to their end"
         raise InputError(
             f"study {study.name}: trials or baselines are running, were left or not begun: {rule}"
         )
@@ -101,15 +108,21 @@ def _confirm(
         final = _Final(opened, asked, progress, stop)
         final.each(_on_validation)
         final.stop_without_rivals()
+        final.stop_without_metrics()
+        lease.check()
         openings = study.attributes.get(OPENINGS, [])
         if asked.asks() not in openings:
             openings = [*openings, asked.asks()]
             study.note(OPENINGS, openings)
         final.each(partial(_on_test, shared=opened.ready.shared))
-        final.log(parent, openings.index(asked.asks()))
+        lease.check()
+        final.log(parent, openings.index(asked.asks()), lease)
         parent.flush()
+        lease.check()
         final.found().note(study)
         lease.end()
+    except LeaseLost:
+        raise StudyStopped(f"stopped: study {study.name}: another process confirms it") from None
     finally:
         lease.release()  # unless it was ended
 
@@ -152,9 +165,9 @@ class _Final:
         except (Preempted, KeyboardInterrupt, StoreUnreachable):
             raise
         except BaseException as error:
-            if not of_a_trial(error):
-                raise
             reason, lacking = Fault.of(error).reason, lacks_memory(error)
+            if not of_a_trial(error) or (isinstance(error, OF_MACHINE) and not lacking):
+                raise
         else:
             for name, value in found.items():
                 self._scores[finalist][name].append(value)
@@ -169,10 +182,22 @@ class _Final:
 
     def stop_without_rivals(self) -> None:
         """Raise StudyStopped where those that merge, or those that don't, have all failed."""
-        kinds = {each.kind == "merged" for each in self._specs}
-        if len(kinds) == 2 and None in self.found().rivals():
+        if None in self.found().rivals():
             told = "".join(f"\n  {each.name}: {why}" for each, why in self._reasons.items())
             raise StudyStopped(f"stopped before the test split was opened:{told}")
+
+    def stop_without_metrics(self) -> None:
+        """Raise StudyStopped where the test split's targets leave a metric undefined.
+
+        Such as R² of one row; then every finalist would fail on it.
+        """
+        data, rows = self._shared.data, self._shared.data.splits["test"]
+        spec = next(iter(self._specs.values()))
+        true = {task: data.targets[task].values[rows].cpu().numpy() for task in spec.tasks}
+        undefined = [n for n, value in evaluate(spec, true, true).items() if not isfinite(value)]
+        if undefined:
+            why = f"its targets leave {' and '.join(undefined)} undefined"
+            raise StudyStopped(f"stopped before the test split was opened: {why}")
 
     def found(self) -> Confirmed:
         """What is known by now, the best first."""
@@ -184,7 +209,7 @@ class _Final:
         best_first = ranked(finalists, self._opened.study.direction)
         return replace(self._asked, finalists=best_first)
 
-    def log(self, parent: Run, opening: int) -> None:
+    def log(self, parent: Run, opening: int, lease: Lease) -> None:
         """A run for each, with the mean of every metric and its standard deviation, as NAME_sd."""
         for finalist, scores in self._scores.items():
             params = parameters(self._opened.space, self._specs[finalist])
@@ -193,7 +218,7 @@ class _Final:
                 "finalist.from": finalist.origin,
                 "finalist.study": self._opened.study.identifier,
             }
-            run = parent.child(finalist.name, params, about, "finalist", again=True)
+            run = parent.child(finalist.name, params, about, "finalist", True, lease.held)
             whole = {n: v for n, v in scores.items() if len(v) == len(self._asked.seeds)}
             metrics = {name: mean(values) for name, values in whole.items()}
             metrics |= {f"{name}_sd": stdev(values) for name, values in whole.items()}
@@ -212,7 +237,7 @@ def _spec(opened: Opened, finalist: Finalist) -> TrialSpec:
     """What it was trained by in the search."""
     if finalist.trial is None:
         return baselines(opened.space)[finalist.name]
-    return spec_from(as_yaml(opened.study.rows()[finalist.trial].attributes["spec"]))
+    return spec_of(opened.study.rows()[finalist.trial])
 
 
 def _on_validation(trial: Trial, history: list[Epoch]) -> dict[str, float]:

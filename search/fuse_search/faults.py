@@ -14,6 +14,7 @@ LACKING = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine",  # no convolution of cuDNN gets the room that it needs
 )
 """What torch says without an error class of its own: on the CPU, and from CUDA's libraries."""
 MEMORY = "memory_mb"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -164,6 +165,7 @@ def _have_room(nbytes: float, what: str, shared: Shared, device: torch.device) -
     if nbytes <= free_memory(device):
         return
     shared.prefixes.memory.clear()  # it can be read again
+    gc.collect()  # traced networks hold themselves
     give_back()
     if nbytes <= (free := free_memory(device)):
         return

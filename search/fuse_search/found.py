@@ -7,10 +7,12 @@ from pathlib import Path
 
 from .errors import InputError
 from .kept import FILE
-from .tracker import Tracker
+from .tracker import STUDY, Tracker
 
 BEST = "best.safetensors"
 """The network of a study's best trial, in its folder."""
+OWNER = "folder.id"
+"""What a study's folder is told by from that of another one of its name."""
 
 
 def find(model: str, results: Path, tracking_uri: str | None, into: Path) -> Path:
@@ -48,8 +50,11 @@ def _of_run(run_id: str, results: Path, tracker: Tracker, into: Path) -> Path:
     if fetched := tracker.model_of(run_id, into):
         return next(fetched.rglob(FILE))
     study, tags = found
-    file = results / study / "checkpoints" / f"{tags.get('trial', 'none')}.safetensors"
-    if not file.exists():
+    folder = results / study
+    file = folder / "checkpoints" / f"{tags.get('trial', 'none')}.safetensors"
+    owner = folder / OWNER  # the study may have been begun anew since
+    anew = owner.exists() and owner.read_text("ascii") != tags.get(STUDY)
+    if anew or not file.exists():
         rule = "those of a study's best trials are kept, and of those best for their size"
         raise InputError(f"--model {run_id}: the run's network isn't there: {rule}")
     return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -43,6 +44,7 @@ def lacks_memory(error: BaseException) -> bool:
 
 def give_memory_back(shared: Shared) -> None:
     """Give memory back that nothing needs which can't be had again."""
+    gc.collect()  # traced networks hold themselves
     give_back()
     if torch.cuda.is_available():
         shared.prefixes.memory.clear()

@@ -20,11 +20,9 @@ from .preflight import preflight
 from .processes import run_workers
 from .progress import Events, Progress
 from .reconcile import reconcile, sweep
-from .shared import Shared
 from .space import read_space
 from .spec import TrialSpec
 from .stop import Stop
-from .study import Study
 from .suggest import fixed_spec
 from .tracker import Run, Status
 from .train.loop import Epoch
@@ -40,9 +38,9 @@ STOPPING = "stopping: what was trained is being saved; once more stops at once"
 class FusionStudy:
     """A study that was run: its trials, its best spec, and the network of that."""
 
-    def __init__(self, study: Study, shared: Shared, folder: Path) -> None:
-        self._study, self._shared = study, shared
-        self.folder = folder
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self.folder = opened.folder
         """Where report.md, the plots, trials.csv and best.yaml are."""
 
     @property
@@ -67,10 +65,10 @@ class FusionStudy:
         Raises:
             InputError: no trial is complete yet, or its checkpoint is gone.
         """
-        row = self._study.best()
+        row = self._opened.study.best()
         if row is None:
-            raise InputError(f"study {self._study.name}: no trial is complete yet")
-        return trained_network(self.best, self._shared, self.folder, row)
+            raise InputError(f"study {self._opened.study.name}: no trial is complete yet")
+        return trained_network(row, self._opened.shared, self.folder)
 
 
 def run(
@@ -122,8 +120,7 @@ def run(
         "tracking_uri": tracking_uri,
         "cache_budget": cache_budget,
     }
-    # With several workers this process only looks on, and takes no GPU's memory.
-    opened = open_all(**options | ({"device": "cpu"} if workers > 1 else {}))  # type: ignore[arg-type]
+    opened = open_all(**options, looks_on=workers > 1)  # type: ignore[arg-type]
     from .report.files import write_report  # brings matplotlib: its cache has a place now
     from .report.table import print_answer
 
@@ -150,7 +147,7 @@ def run(
         with stop.listening(lambda: console.print(STOPPING)):
             work_on(opened, work, console, stop)
     print_answer(study, console, opened.folder)
-    return FusionStudy(study, opened.ready.shared, opened.folder)
+    return FusionStudy(opened)
 
 
 def work_on(
@@ -173,7 +170,7 @@ def work_on(
         for file in (*folder.glob("*.md"), *folder.glob("*.png"), *folder.glob("*.csv")):
             parent.artifact(file)
         with stop.at_once():  # it takes long, and whoever comes next begins it anew
-            log_best(study, opened.space, opened.ready.shared, parent, folder, console)
+            log_best(study, opened.space, opened.shared, parent, folder, console)
         status = "FINISHED"
     except (Preempted, KeyboardInterrupt, SystemExit):
         status = "KILLED"

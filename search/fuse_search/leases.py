@@ -129,6 +129,12 @@ class Leases:
             self._me.leave()
             self._me = None
 
+    def rest(self) -> None:
+        """Be a worker no longer, unless this process still has a lease."""
+        me = self._me
+        if me and all(worker != me.name for _, worker in self._files().values()):
+            self.close()
+
     def _join(self) -> str:
         """The name of this process as a worker, which it is from now on."""
         if self._me is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,13 +13,16 @@ from uuid import uuid4
 
 from . import study as studies
 from .errors import InputError
+from .found import OWNER
 from .plugins import use
 from .preflight import Preflight, preflight
 from .progress import Shown
+from .shared import Shared
 from .space import Categorical, IntRange, Space, read_space
 from .stop import Stop
 from .study import IDENTIFIER, Study
-from .tracker import Run, Tracker
+from .tracker import STUDY, Run, Tracker
+from .train.metrics import rows_behind
 from .train.planner import Place
 from .version import PLUGINS
 from .worker import Worker
@@ -37,6 +41,13 @@ class Opened:
     folder: Path
     """Where all that is only this study's lies."""
     tracking_uri: str | None
+    device: str | None
+    """On which trials are trained; `ready` is on the CPU where this process only looks on."""
+
+    @cached_property
+    def shared(self) -> Shared:
+        """What trainings share: those of the trials, or where these were others', to come."""
+        return self.ready.shared.on(self.device)
 
     def track(self) -> Run:
         """The study's run in MLflow; it is RUNNING from now on."""
@@ -46,6 +57,7 @@ class Opened:
             "space": space.file,
             "overrides": " ".join(space.overrides),
             "target": self.study.target,
+            STUDY: self.study.identifier,
         }
         for name, report in self.ready.loaded.items():
             about[f"weights.{name}"] = str(report)
@@ -69,8 +81,12 @@ def open_all(
     tracking_uri: str | None,
     cache_budget: int | None,
     sharing: Mapping[Place, int] = MappingProxyType({}),
+    looks_on: bool = False,
 ) -> Opened:
     """Read a space with these plugins, try its corners, and open its study or create it.
+
+    looks_on: others train, and this process takes no GPU's memory. What a step costs on their
+        device they judge themselves.
 
     Raises:
         InputError: something is wrong with the space, the data or the stores; or the space isn't
@@ -84,7 +100,12 @@ def open_all(
         raise InputError(f"--results {results}: must be a folder")
     begun = studies.attributes(url, checked.study)
     checked.refuse_other(begun.get("space", {}))
-    ready = preflight(checked, device, results, cache_budget, sharing)
+    judged = checked
+    if looks_on:
+        limits = checked.limits.model_copy(update={"latency_ms": None, "memory_mb": None})
+        judged = replace(checked, limits=limits)
+    here = "cpu" if looks_on else device
+    ready = preflight(judged, here, results, cache_budget, sharing)
     os.environ.setdefault("MPLCONFIGDIR", str((results / ".cache/matplotlib").resolve()))
     if not begun:  # a store that can't be opened is told before another one is created
         if storage:
@@ -92,7 +113,8 @@ def open_all(
             studies.open_storage(storage)
         Tracker(tracking_uri, results)
     folder = results / checked.study
-    return Opened(checked, ready, _open(url, checked, ready, folder), folder, tracking_uri)
+    study = _open(url, checked, ready, folder)
+    return Opened(checked, ready, study, folder, tracking_uri, device)
 
 
 def _open(url: str, space: Space, ready: Preflight, folder: Path) -> Study:
@@ -112,7 +134,7 @@ def _open(url: str, space: Space, ready: Preflight, folder: Path) -> Study:
         "space": space.leaves(),
         "overrides": list(space.overrides),
         "content": content,
-        "val_rows": len(ready.shared.data.splits["val"]),
+        "val_rows": rows_behind(study.target, ready.shared.data, "val"),
         "rows": ready.notes(MOST_ROWS),
     }
     for key, value in about.items():
@@ -127,7 +149,7 @@ def _refuse_other_folder(study: Study, folder: Path) -> None:
     Raises:
         InputError: the study was begun with another folder, or the folder is another study's.
     """
-    file = folder / "folder.id"
+    file = folder / OWNER
     with study.leases.lock():
         here = file.read_text("ascii") if file.exists() else None
         known = study.attributes.get(IDENTIFIER)

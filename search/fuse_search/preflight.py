@@ -164,7 +164,7 @@ def _try_tasks(space: Space, spec: TrialSpec, data: Data) -> None:
             with torch.no_grad():
                 output = kind.head(1, target, known)(torch.zeros(2, 1))
                 loss = TaskLoss(about, target, train, output.device)
-                loss.of_rows(output, target.values[known[:2]], 0.0)
+                loss.of_rows(output, target.values[known[:2]].cpu(), 0.0)
             same = output[:1].expand(len(true), *output.shape[1:])
             evaluate(alone, {task: kind.predicted(same).numpy()}, {task: true})
         except Exception as error:

@@ -64,6 +64,14 @@ class Shared:
             self.branches[content] = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self.branches[content]
 
+    def on(self, device: str | None) -> Shared:
+        """The same for trainings on this device, as `open_shared` has it; nothing is stored."""
+        chosen = device_named(device)
+        if chosen.type == self.device.type:
+            return self
+        data = _held(self.data, chosen, {})
+        return Shared(data, chosen, self.solos, Prefixes(data, chosen))
+
 
 def open_shared(
     spec: TrialSpec,
@@ -88,14 +96,21 @@ def open_shared(
     chosen = device_named(device)
     folder = results and results / "data"
     wanted = Wanted(spec.tasks, _brought(spec), folder, keep, every=not keep, say=say)
-    data = _fitted(load(spec.data, spec.seed, wanted), spec)
-    if chosen.type != "cuda" or data.nbytes < torch.cuda.mem_get_info(chosen)[0] / 2:
-        data = data.to(chosen)
+    data = _held(_fitted(load(spec.data, spec.seed, wanted), spec), chosen, sharing)
     if chosen.type == "cpu":
         keep_freed()
     results = (results if keep else None) or Path()
     prefixes = Prefixes(data, chosen, results / "cache", cache_budget, sharing)
     return Shared(data, chosen, results / "solo", prefixes)
+
+
+def _held(data: Data, device: torch.device, sharing: Mapping[Place, int]) -> Data:
+    """The data on the device, where it takes no more than half of what is free there."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if data.nbytes >= free / 2 / sharing.get("device", 1):
+            return data
+    return data.to(device)
 
 
 def device_named(name: str | None) -> torch.device:

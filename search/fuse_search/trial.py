@@ -270,7 +270,7 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
         raise
     finally:
         lease.release()  # unless it was ended
-        shared.leases.close()
+        shared.leases.rest()  # one may be held by a training that this one is for
     return trial, history
 
 

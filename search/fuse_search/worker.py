@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from .attempt import Attempt
@@ -16,7 +17,7 @@ from .space import Space
 from .spec import TrialSpec
 from .stop import Stop
 from .study import Claim, Study
-from .suggest import Suggester, suggest
+from .suggest import suggest
 from .tracker import Run
 from .train.loop import Epoch
 
@@ -62,7 +63,7 @@ class Worker:
             self._stop_if_all_fail(earlier)
             if self.baselines.one():
                 continue
-            if claim := self.study.claim(total, self._draw):
+            if claim := self.study.claim(total, partial(suggest, self.space)):
                 self.one(claim)
             elif self.baselines.done() and self.study.settled(total):
                 self.parent.flush()
@@ -90,9 +91,6 @@ class Worker:
             raise StudyStopped(f"stopped: no trial of the grid finished:\n{listed}")
         if finished < total:
             self.progress.say(f"the grid is used up: {finished} trials are finished, not {total}")
-
-    def _draw(self, trial: Suggester) -> None:
-        suggest(self.space, trial)
 
     def one(self, claim: Claim) -> None:
         """One trial, to its end. Its own fault ends it, but never the study."""

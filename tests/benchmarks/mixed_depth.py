@@ -18,7 +18,7 @@ from command import options, write_page
 from compare import ABOUT, compared, tolerance
 from job import RATES, STAGES, Job, Setting, make_job
 from pairs import Pair, ratios, spread, table, void
-from plain import Decode, Initial, Rows, Trial, resident
+from plain import Decode, Initial, Rows, Trial, in_bf16, resident
 from plain_nets import pretrained
 
 NAME, TITLE = "mixed_depth", "Mixed depths: frozen, last stage, last two, gradual"
@@ -76,7 +76,8 @@ def settings() -> Iterator[Setting]:
 def measure(job: Job, decode: Decode, initial: Initial, times: int) -> dict[int, float]:
     """Seconds of an epoch on activations, by depth, by turns; the first turn doesn't count."""
     images, branches = resident(job, decode), pretrained(job.weights, job.device)
-    taps = {depth: activations(branches, images, STAGES - depth) for depth in DEPTHS}
+    with torch.no_grad(), torch.autocast(job.device.type, torch.bfloat16, enabled=in_bf16(job)):
+        taps = {depth: activations(branches, images, STAGES - depth) for depth in DEPTHS}
     trials = {d: Trial(replace(job.settings[0], depth=d), job, branches, initial) for d in DEPTHS}
     found: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
     for _ in range(times + 1):
@@ -90,8 +91,7 @@ def activations(branches: list[list[torch.nn.Module]], images: Rows, stages: int
     found = []
     for value, branch in zip(images.values, branches, strict=True):
         below = torch.nn.Sequential(*branch[:stages])
-        with torch.no_grad():
-            found.append(torch.cat([below(part) for part in value.split(256)]))
+        found.append(torch.cat([below(part) for part in value.split(256)]))
     return replace(images, values=found)
 
 

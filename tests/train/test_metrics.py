@@ -5,14 +5,24 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from fuse_search.train.metrics import METRICS, evaluate
-from tiny import spec
+from fuse_search.train.metrics import METRICS, evaluate, rows_behind
+from tiny import gaps, rows, spec
 
 CLASSIFICATION, MULTILABEL, REGRESSION, ORDINAL = METRICS.values()
 PREDICTED, TRUE = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0])
 CHANCES = np.array([[0.9, 0.2, 0.1], [0.6, 0.4, 0.1], [0.3, 0.8, 0.2], [0.2, 0.9, 0.3]])
 LABELS = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 1, 0]])
 PERFECT = {"multilabel": (LABELS * 0.8 + 0.1, LABELS)}
+
+
+def test_a_metric_is_of_the_rows_whose_target_is_known():
+    data = gaps(rows(), unknown={"left": range(0, 40, 2)})
+    val = data.splits["val"]
+    few, all_ = int((val % 2 == 1).sum()), len(val)
+    assert 0 < few < all_
+    found = {name: rows_behind(name, data, "val") for name in ("left_accuracy", "right_accuracy")}
+    assert found == {"left_accuracy": few, "right_accuracy": all_}
+    assert rows_behind("mean_accuracy", data, "val") == rows_behind("loss", data, "val") == few
 
 
 def test_accuracy_is_the_share_that_is_right():

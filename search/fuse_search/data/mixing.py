@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fuse_search.data.layout import rows_of
+from fuse_search.data.layout import rows_of, there
 from fuse_search.spec import Train
 
 
@@ -37,7 +37,7 @@ class Mix:
         """An input of the batch, [B, C, H, W], [B, D] or [B, T, D + 1], mixed."""
         if self.share == 1:
             return values
-        others = rows_of(values, self.partners.to(values.device))
+        others = rows_of(values, there(self.partners, values.device))
         if self.box is None or values.ndim != 4:
             mixed = self.share * values + (1 - self.share) * others
             if values.ndim == 3:
@@ -54,7 +54,7 @@ class Mix:
 
     def lacking(self, rows: Tensor) -> Tensor:
         """Which rows lack an input, bool [B], once mixed: half of a row's is none."""
-        return rows if self.share == 1 else rows | rows[self.partners.to(rows.device)]
+        return rows if self.share == 1 else rows | rows[there(self.partners, rows.device)]
 
     def losses(
         self, of: Callable[[dict[str, Tensor]], dict[str, Tensor]], targets: dict[str, Tensor]
@@ -66,7 +66,7 @@ class Mix:
         own = of(targets)
         if self.share == 1:
             return own
-        others = of({t: rows_of(x, self.partners.to(x.device)) for t, x in targets.items()})
+        others = of({t: rows_of(x, there(self.partners, x.device)) for t, x in targets.items()})
         return {t: self.share * loss + (1 - self.share) * others[t] for t, loss in own.items()}
 
 

@@ -175,7 +175,7 @@ def _verdict(study: Study, lines: tuple[Line, ...]) -> str:
     by = f"by {number(abs(lead))} in {study.target}"
     if lead > 0:
         noise = chance_of(study.target, study.attributes.get("val_rows"), merged.value, plain.value)
-        if noise is not None and lead <= noise:
+        if noise is None or lead <= noise:
             return f"Merging may win: trial {merged.name} is ahead of {plain.name} {by}."
         return f"Merging wins: trial {merged.name} is better than {plain.name} {by}."
     how = f"is better {by} than" if lead < 0 else "is as good as"
@@ -188,8 +188,8 @@ def chance_of(target: str, rows: int | None, one: float, other: float) -> float 
     Each share is that of Agresti & Coull (1998), two successes and two failures added, so that
     a perfect score isn't certain. None for metrics whose error the rows alone don't tell.
     """
-    if not rows or not target.endswith("accuracy"):
-        return None
+    if not rows or not target.endswith("accuracy") or not all(0 <= v <= 1 for v in (one, other)):
+        return None  # of a plugin, it may be in percent
     shares = [(value * rows + 2) / (rows + 4) for value in (one, other)]
     return 2 * math.sqrt(sum(share * (1 - share) / (rows + 4) for share in shares))
 

@@ -110,8 +110,10 @@ def cells(found: Confirmed) -> list[list[str]]:
 def sentences(study: Study, found: Confirmed) -> Iterator[str]:
     """Whether the answer holds up, and by what that is known."""
     merged, plain = found.rivals()
-    if not merged or not plain or not merged.test or not plain.test:
+    if not merged or not plain:
         yield "There is nothing to compare: it takes one that merges, and one that doesn't."
+    elif cut := [e.name for e in (merged, plain) if len(e.test) < len(found.seeds)]:
+        yield f"There is nothing to compare: {' and '.join(cut)} failed on the test split."
     else:
         yield _verdict(study, found, merged, plain)
     yield (
@@ -138,7 +140,9 @@ def _verdict(study: Study, found: Confirmed, merged: Finalist, plain: Finalist) 
     if abs(lead) <= math.hypot(seeds, rows or 0.0):
         verdict = "Whether merging wins stays open"
     else:
-        verdict = "That merging wins holds up" if lead > 0 else "Merging does not win"
+        won = sign * merged.searched > sign * plain.searched
+        verdict = "That merging wins holds up" if won else "Merging wins, unlike in the search"
+        verdict = verdict if lead > 0 else "Merging does not win"
         verdict += ", as far as the seeds tell" if rows is None else ""
     how = "is ahead of" if lead > 0 else "is behind" if lead < 0 else "is as good as"
     by = f" by {number(abs(lead))}" if lead else ""

@@ -20,6 +20,8 @@ from ..patience import passing
 from .patience import Patient
 
 TAIL = 1 << 12  # bytes in which the begin of the last line is looked for
+TORN = 8
+"""So many lines at most may be of a write that was cut off; more are no journal's."""
 CREATE_AGAIN = (0.1, 0.5, 2.0)
 """Seconds before tables are looked for again that others were creating at the same time."""
 
@@ -29,7 +31,7 @@ class Journal(JournalFileBackend):
 
     It is locked itself, by the operating system: a process that is killed lets go of it, and who
     waits goes on at once. A last line that was cut off is removed before another one is written
-    behind it.
+    behind it. Optuna's own writers lock it in another way: who has some wants a `--storage`.
     """
 
     def __init__(self, file: Path) -> None:
@@ -61,9 +63,11 @@ class Journal(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with Path(self._file_path).open("r+b") as file:
+        # To append: what is written from elsewhere, which this lock keeps nobody from, stays.
+        with os.fdopen(os.open(self._file_path, os.O_RDWR | os.O_APPEND), "r+b") as file:
             _lock(file)
-            _mend(file)
+            if not _mend(file):
+                raise self.broken()
             file.write(lines.encode())
             if any("state" in log for log in logs):
                 file.flush()
@@ -83,17 +87,19 @@ def _lock(file: BinaryIO) -> None:
         ) from None
 
 
-def _mend(file: BinaryIO) -> None:
-    """Go to the end of the last whole line, and cut off what is behind it."""
-    end = file.seek(0, os.SEEK_END)
-    while end:
-        begin = _last_line(file, end)
+def _mend(file: BinaryIO) -> bool:
+    """Cut off what is behind the last whole line; False: that is more than a write would leave."""
+    end = whole = file.seek(0, os.SEEK_END)
+    for _ in range(TORN):
+        begin = _last_line(file, whole) if whole else 0
         file.seek(begin)
-        line = file.read(end - begin)
-        if line.startswith(b"{") and line.endswith(b"}\n"):
-            break
-        end = file.truncate(begin)
-    file.seek(end)
+        line = file.read(whole - begin)
+        if not line or (line.startswith(b"{") and line.endswith((b"}\n", b"}\r\n"))):
+            if whole < end:
+                file.truncate(whole)
+            return True
+        whole = begin
+    return False
 
 
 def _last_line(file: BinaryIO, end: int) -> int:

@@ -24,7 +24,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 KIND = "fuse_search.kind"
 PARENT = "mlflow.parentRunId"
 STUDY = "fuse_search.study"
-"""Tag of a trial's run: which Optuna study it is of. One store may have two of a name."""
+"""Tag of a study's and a trial's run: which study it is of. One store may have two of a name."""
 OF_AN_END = {"state", "reason"}
 """Tags that say how a run ended."""
 TOGETHER = 10.0

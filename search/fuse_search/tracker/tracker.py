@@ -12,7 +12,7 @@ from filelock import FileLock
 from ..errors import InputError
 from .model import fetch_model
 from .patience import patiently
-from .run import KIND, Run
+from .run import KIND, STUDY, Run
 from .store import open_store, store
 
 
@@ -36,18 +36,20 @@ class Tracker:
     ) -> Run:
         """The study's parent run, in the experiment of the same name; created if it is missing.
 
-        Idempotent: a second call finds the same run, sets it to RUNNING again and adds only
-        those `params` that it lacks, since MLflow lets no parameter change. Workers that start
-        at once take turns, or there would be a run for each.
+        Idempotent: a second call with the same tag `STUDY` finds the same run, sets it to RUNNING
+        again and adds only those `params` that it lacks, since MLflow lets no parameter change. A
+        study that was begun anew has another tag, and so a run of its own. Workers that start at
+        once take turns, or there would be a run for each.
 
         Raises:
             InputError: the results folder was moved or copied since the study was begun.
         """
         self._results.mkdir(parents=True, exist_ok=True)
         with FileLock(self._results / "mlflow.lock"):
-            experiment, found = patiently(partial(self._opened, name), self.uri)
+            about = dict(tags or {})
+            experiment, found = patiently(partial(self._opened, name, about.get(STUDY)), self.uri)
         run = Run(self.client, experiment, found.info.run_id)
-        run.describe({k: v for k, v in params.items() if k not in found.data.params}, tags or {})
+        run.describe({k: v for k, v in params.items() if k not in found.data.params}, about)
         return run
 
     def find(self, run_id: str) -> tuple[str, dict[str, str]] | None:
@@ -65,15 +67,17 @@ class Tracker:
         """Bring the files of a run's model into a folder, if it has one, and say where they are."""
         return patiently(lambda: fetch_model(self.client, run_id, folder), self.uri)
 
-    def _opened(self, name: str) -> tuple[str, Any]:
+    def _opened(self, name: str, study: str | None) -> tuple[str, Any]:
         """The experiment's ID and the parent run, which is RUNNING."""
-        experiment = self._experiment(name)
+        experiment, own = self._experiment(name), {KIND: "study"}
         query = f"tags.`{KIND}` = 'study'"
         order = ["attributes.start_time ASC", "attributes.run_id ASC"]
-        found = self.client.search_runs([experiment], query, max_results=1, order_by=order)
+        runs = self.client.search_runs([experiment], query, order_by=order)
+        # Those of an earlier version don't say of which study they are.
+        found = [run for run in runs if run.data.tags.get(STUDY, study) == study]
         if not found:
-            run = self.client.create_run(experiment, run_name=name, tags={KIND: "study"})
-            return experiment, run
+            own |= {STUDY: study} if study else {}
+            return experiment, self.client.create_run(experiment, run_name=name, tags=own)
         self.client.update_run(found[0].info.run_id, status="RUNNING")
         return experiment, found[0]
 

@@ -116,7 +116,8 @@ class TaskLoss:
         there = known(target)
         if self._labels or self._weights is None:
             return (there.any(1) if self._labels else there).sum().float()
-        return self._weights[target[there]].sum()
+        weights = self._weights[torch.where(there, target, 0)]
+        return torch.where(there, weights, 0).sum()  # and not of [there], which waits for a GPU
 
     def _each(self, output: Tensor, target: Tensor, smoothing: float) -> Tensor:
         """The loss of every entry of the target. Raises TrialError where a plugin's is none."""

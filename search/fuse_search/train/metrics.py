@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from sklearn import config_context, metrics
 
-from ..data import Target
+from ..data import Data, Target
 from ..data.record import PADDING
 from ..errors import TrialError, source_of
 from ..spec import TrialSpec
@@ -94,6 +94,15 @@ METRICS: Mapping[str, Mapping[str, Callable[[np.ndarray, np.ndarray], float]]] =
     "ordinal": ORDINAL,
 }
 """By type of task."""
+
+
+def rows_behind(metric: str, data: Data, split: str) -> int:
+    """How many rows of a split a task's metric is of, or the fewest of several tasks'."""
+    rows, known = data.splits[split], dict[str, int]()
+    for task, target in data.targets.items():
+        known[task] = int(target.known[rows].sum())
+    of = [count for task, count in known.items() if metric.startswith(f"{task}_")]
+    return min(of or known.values())
 
 
 def evaluate(

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.layout import there
 from ..spec import NonNegative, Positive
 
 TINY = 1e-8  # beside losses, which are about one
@@ -221,7 +222,7 @@ class PCGrad(nn.Module):
         tasks, smallest = torch.arange(len(losses)), torch.finfo(products.dtype).tiny
         others = torch.stack([i + 1 + torch.randperm(len(losses) - 1) for i in tasks])
         kept = torch.eye(len(losses), device=products.device)  # row i: what is left of gradient i
-        for other in (others % len(losses)).T.to(products.device):
+        for other in there((others % len(losses)).T, products.device):
             against = (kept * products[other]).sum(1).clamp(max=0)
             squares = products.diagonal()[other].clamp_min(smallest)
             kept.scatter_add_(1, other[:, None], -(against / squares)[:, None])
