@@ -158,7 +158,7 @@ def test_the_best_trial_predicts_what_it_did_on_validation(finished, tmp_path, c
     cwd, space, _ = finished
     monkeypatch.chdir(cwd)
     study = run(space)
-    data = study._shared.data
+    data = study._opened.shared.data
     rows = data.splits["val"]
     for i in rows.tolist():
         Image.fromarray(data.inputs["image"][i, 0].numpy()).save(tmp_path / f"{i}.png")
