@@ -77,9 +77,11 @@ def test_more_than_one_write_is_never_cut_off(tmp_path):
     file = tmp_path / "study.journal"
     study = journal(tmp_path)
     study.claim(MANY)
-    content = file.read_bytes() + b"no line of ours\n" * 9
+    whole = file.read_bytes()
+    content, first = whole + b"no line of ours\n" * 9, len(whole.splitlines()) + 1
     file.write_bytes(content)
-    with pytest.raises(InputError, match="not a line of a study's journal"):
+    told = f"study.journal:{first}: not a line of a study's journal.* head -n {first - 1}$"
+    with pytest.raises(InputError, match=told):
         study.note("goes", "on")
     assert file.read_bytes() == content
 

@@ -1,7 +1,7 @@
 """Memory that is freed and taken anew: glibc gives it to the system each time, others decide.
 
 A step of training on a CPU frees all that it took. Taken anew, every page is a fault, and the
-system clears it: with `mallopt(3)`'s defaults that is up to a third of the time of a step.
+system clears it; what `mallopt(3)` sets here keeps the pages for the next step.
 """
 
 from __future__ import annotations

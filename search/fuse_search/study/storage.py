@@ -67,6 +67,8 @@ class Journal(JournalFileBackend):
         with os.fdopen(os.open(self._file_path, os.O_RDWR | os.O_APPEND), "r+b") as file:
             _lock(file)
             if not _mend(file):
+                for _ in self.read_logs(0):  # which tells the first of them
+                    pass
                 raise self.broken()
             file.write(lines.encode())
             if any("state" in log for log in logs):
