@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from concurrent.futures import wait
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -147,8 +146,9 @@ class Attempt:
             if self.study.report(self.number, epoch.number, value) and epoch.number + 1 < epochs:
                 how = "pruned"
                 break
-        wait([epoch.saved for epoch in unlogged if epoch.saved])
         self._log(run, unlogged)
+        for epoch in unlogged:  # as good as told: to wait for its checkpoint would protect nothing
+            run.log(epoch.metrics, epoch.number, epoch.at)
         metrics = finish(run, trial, history, self.study.target)
         about = {"metrics": metrics, "prefixes": _plain(decided), "begun": self.checkpoints.begun}
         self.study.remember(self.number, **about)

@@ -27,7 +27,7 @@ def main() -> int:
     settings = (Setting(fusion, lr, decay) for lr, decay, fusion in values)
     with TemporaryDirectory() as text:
         folder = Path(text)
-        job = make_job(settings, (192, 56), chosen, folder / "weights", side=128)
+        job = make_job(settings, (320, 96), chosen, folder / "weights", side=128)
         reference = naive.reference(job, folder / "naive", ours.decoder(job, folder / "n"))
         for pairs in compared(job, chosen, folder):
             found = table(pairs, chosen.alternations, tolerance(job))
