@@ -34,13 +34,16 @@ def test_a_baseline_that_is_better_is_kept_and_named(branches, tmp_path, capsys,
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SPACE.replace("BRANCHES", branches))
     said = command(capsys, "--space", "small.yaml").out
-    name = attributes(storage_url(Path("results"), "small"), "small")["baseline_model"]
+    noted = attributes(storage_url(Path("results"), "small"), "small")["networks"]
+    name, run_id = noted["baseline.safetensors"]
     model = "--model results/small/baseline.safetensors"
     assert f"Predict with {name}: fuse-search predict {model} --input TABLE.csv" in said
     assert f"fuse-search export {model} --output DIR" in said
+    assert f"Find it in MLflow: run {run_id}" in said
 
     [run] = Tracker(None, Path("results")).client.search_runs(["1"], f"tags.baseline = '{name}'")
     file = Path("results/small/baseline.safetensors")
+    assert run.info.run_id == run_id
     of_run = find(run.info.run_id, Path("results"), None, tmp_path / "fetched")
     assert of_run.read_bytes() == file.read_bytes()
     kind = read_kept(file).spec.merge.topology.name

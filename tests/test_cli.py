@@ -65,6 +65,7 @@ def test_data_that_does_not_fit_creates_nothing(here, capsys):
 def test_check_tells_what_fits_and_writes_nothing(here, capsys):
     said = command(capsys, "check", "--space", "small.yaml").out
     assert "branch a: 3 stages" in said and "branch b: 2 stages" in said
+    assert re.search(r"branch a: .*; images by mean 0\.\d+, deviation 0\.\d+\n", said)
     assert re.search(r"gated\(a\+b\), largest: [\d,]+ parameters", said)
     assert files(here) == ["small.yaml"]
 
@@ -131,11 +132,17 @@ def test_the_commands_of_the_readme_exist(tmp_path):
 
 def test_the_space_of_the_readme_is_one(tmp_path):
     text = README.read_text(encoding="utf-8")
-    whole, table = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    whole, own, table = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     from fuse_search.space import read_space
 
     (tmp_path / "readme.yaml").write_text(whole)
     assert read_space(tmp_path / "readme.yaml").study == "fusion"
+
+    (tmp_path / "mine.pth").touch()
+    section = own.replace("runs/mine.pth", str(tmp_path / "mine.pth"))
+    rest = "study: own\ndata: {source: multidigits}\ntasks: {left: classification}\n"
+    (tmp_path / "own.yaml").write_text(rest + section)
+    assert read_space(tmp_path / "own.yaml").tree["branches"]["mine"]["size"] == 224
 
     (tmp_path / "rows.csv").touch()
     section = table.replace("rows.csv", str(tmp_path / "rows.csv"))
@@ -157,6 +164,15 @@ def test_a_signal_before_anything_is_trained_interrupts(here, capsys, number):
     (here / "early.py").write_text(f"import os, signal\nos.kill(os.getpid(), signal.{number})\n")
     said = command(capsys, "--space", "small.yaml", "--plugin", "early.py", code=130)
     assert said.err.strip() == "interrupted; the same command continues"
+    said = command(capsys, "check", "--space", "small.yaml", "--plugin", "early.py", code=130)
+    assert said.err.strip() == "interrupted"
+
+
+def test_a_schema_that_cannot_be_written_is_told(here, capsys):
+    said = command(capsys, "schema", "--output", here, code=2)
+    assert said.err == f"--output {here}: must be a file, and {here} is a folder\n"
+    said = command(capsys, "schema", "--output", "/proc/none/schema.json", code=2)
+    assert said.err.startswith("--output /proc/none/schema.json: can't be written: ")
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGUSR1"])

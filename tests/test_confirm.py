@@ -277,7 +277,7 @@ def finalist(kind, name, val, test=(), reason="", trial=None, searched=0.9):
 
 def noted(folder, *found, target="maximize", metric="mean_accuracy", rows=10_000):
     study = opened(folder, **{target: metric})
-    Confirmed(ranked(found, study.direction), (1, 2), rows).note(study)
+    Confirmed(ranked(found, study.sign), (1, 2), rows).note(study)
     return study, Confirmed.read(study)
 
 

@@ -7,7 +7,7 @@ import pytest
 from fuse_search.identity import identity
 from tiny import choice, parallel, spec
 
-STAGES = {"a": 3, "b": 3}
+STAGES = {"a": 3, "b": 3, "c": 3}
 
 
 def same(one, other) -> bool:
@@ -176,8 +176,13 @@ def test_the_name_of_the_study_and_unused_branches_do_not_count():
 def test_a_trunks_host_is_the_first_one_in_use():
     def hosted(use, host):
         fused = {"entry": 1, "fusion": choice("sum")}
-        return spec(merge={"use": use, "topology": choice("trunk", host=host, **fused)})
+        branches = {name: {"network": choice("conv3x3", width=8)} for name in "abc"}
+        merge = {"use": use, "topology": choice("trunk", host=host, **fused)}
+        return spec(branches=branches, merge=merge)
 
     assert same(hosted(("b",), ("a",)), hosted(("b",), ("b",)))
     assert same(hosted(("a", "b"), ()), hosted(("a", "b"), ("a", "b")))
     assert not same(hosted(("a", "b"), ("a",)), hosted(("a", "b"), ("b",)))
+    three = ("a", "b", "c")  # whose order is that in which they are joined
+    assert same(hosted(three, ("b",)), hosted(three, ("b", "a", "c")))
+    assert not same(hosted(three, ("b",)), hosted(three, ("b", "c")))

@@ -195,6 +195,7 @@ def test_bad_outputs_are_told_before_anything_is_done(tmp_path, capsys):
         ("predict", "in.csv", "is the table that --input names; name another file"),
         ("predict", "link.csv", "is the table that --input names; name another file"),
         ("predict", "x" * 300, "can't be written: File name too long"),
+        ("predict", "out.json", "must end in .csv or .parquet or .pq"),
         ("export", "in.csv", "must be a folder, and {} is a file"),
         ("export", "in.csv/below", "must lie in folders, and {} is a file"),
     ):

@@ -247,6 +247,9 @@ def test_commands_name_the_results_and_the_plugins_that_they_need(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     study, plugins = full(tmp_path), ["my parts.py", "three_parts"]
+    study.note("file", "my space.yaml")
+    study.note("overrides", ["train.lr=1"])
+    best, run_id = study.best(), "0123456789abcdef" * 2
     for name, file in zip(("half", "third"), ("my parts.py", "three_parts.py"), strict=True):
         metric = f"def {name}(predicted, true):\n    return 0.5\n"
         Path(file).write_text(f"{metric}REGRESSION = {{'{name}': {name}}}\n")
@@ -255,11 +258,24 @@ def test_commands_name_the_results_and_the_plugins_that_they_need(
         for folder, results in (("results", ""), ("other", " --results other")):
             folder, more = Path(folder, "fusion"), f"{results} --plugin 'my parts.py'"
             more += " --plugin three_parts"
+            space = f" --space 'my space.yaml' --set train.lr=1 --storage URL{more}"
             shown = printed(study, folder).splitlines()
             assert f"Train it again: fuse-search train {folder}/best.yaml{more}" in shown
+            kept = f"Its network is kept once the study has ended: fuse-search{space}"
+            assert kept in shown and not any("predict" in line for line in shown)
+            folder.mkdir(parents=True)
+            (folder / "best.safetensors").touch()
+            study.note("networks", {"best.safetensors": [best.number, run_id]})
+            shown = printed(study, folder).splitlines()
+            assert kept not in shown
+            assert f"Find it in MLflow: run {run_id}" in shown
+            again = f"See whether the answer holds up on fresh seeds: fuse-search confirm{space}"
+            assert again in shown
             model = f"--model {folder}"
             assert f"Predict with it: fuse-search predict {model} --input TABLE.csv{more}" in shown
             assert f"Take it elsewhere: fuse-search export {model} --output DIR{more}" in shown
+            study.note("networks", {"best.safetensors": [best.number + 1, run_id]})
+            assert kept in printed(study, folder).splitlines()
             write_report(study, folder)
             again = f"# Train it again: fuse-search train {folder}/best.yaml{more}"
             assert (folder / "best.yaml").read_text().splitlines()[1] == again
@@ -328,8 +344,8 @@ def test_plots_show_the_trials(tmp_path: Path) -> None:
 
 def test_pareto_front_of_both_directions() -> None:
     points = [(3.0, 0.5), (1.0, 0.6), (2.0, 0.9), (1.0, 0.4)]
-    assert _pareto(points, "maximize") == ([1.0, 2.0, 3.0], [0.6, 0.9, 0.9])
-    assert _pareto(points, "minimize") == ([1.0, 3.0], [0.4, 0.4])
+    assert _pareto(points, 1) == ([1.0, 2.0, 3.0], [0.6, 0.9, 0.9])
+    assert _pareto(points, -1) == ([1.0, 3.0], [0.4, 0.4])
 
 
 def test_without_a_complete_trial(tmp_path: Path) -> None:
@@ -379,6 +395,7 @@ def test_amounts() -> None:
 
 def test_status(tmp_path: Path) -> None:
     study = full(tmp_path)
+    study.note("trials", 8)
     study.claim(MANY)
     large, left = study.claim(MANY), study.claim(MANY)
     study.infeasible(large.number, "memory", 1e9)
@@ -390,6 +407,8 @@ def test_status(tmp_path: Path) -> None:
         "study": "fusion",
         "direction": "maximize",
         "target": "mean_accuracy",
+        "trials": 8,
+        "baselines": 3,
         "complete": 5,
         "pruned": 1,
         "failed": 1,

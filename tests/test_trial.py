@@ -162,6 +162,28 @@ def test_without_memory_a_branch_alone_goes_on_with_smaller_parts(counted, monke
     assert same(snapshot(kept.network), snapshot(trial.network))
 
 
+def test_a_branch_alone_that_went_on_in_parts_stays_in_them_when_it_is_resumed(
+    counted, monkeypatch
+):
+    step, began, stops = Training._step, [], [True]
+
+    def run_out(training, *rest):
+        began.append((training.parts, training.epoch))
+        if training.epoch == 1 and stops:
+            if training.parts == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            stops.clear()
+            raise KeyboardInterrupt
+        step(training, *rest)
+
+    monkeypatch.setattr(Training, "_step", run_out)
+    given = alone(spec(train={"lr": 0.01}), "b")
+    with pytest.raises(KeyboardInterrupt):
+        trained(given, counted)
+    trial, _ = trained(given, counted)
+    assert list(dict.fromkeys(began)) == [(1, 0), (1, 1), (4, 1)] and trial.parts == 4
+
+
 def test_a_branch_alone_that_lacks_memory_even_in_parts_ends_so(counted, monkeypatch):
     def run_out(training, *rest):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from io import StringIO
 from pathlib import Path
@@ -19,6 +20,7 @@ from fuse_search.report.status import status
 from fuse_search.stop import Stop
 from fuse_search.study import Study
 from fuse_search.tracker import Run
+from fuse_search.train.checkpoint import Checkpoints
 from fuse_search.train.loop import Training
 from small_space import write_small
 
@@ -110,6 +112,18 @@ class Killed(BaseException):
     """Nothing is done after it."""
 
 
+def test_the_studys_network_goes_when_a_better_trial_ends(folder):
+    bench, stayed = Bench(folder), []
+    file, best = bench.folder / "best.safetensors", None
+    for _ in range(5):
+        file.touch()
+        bench.one()
+        before, best = best, bench.study.best().number
+        stayed.append(file.exists())
+        assert stayed[-1] == (best == before)
+    assert True in stayed
+
+
 def before(monkeypatch, owner, name, number, hook):
     """Do this before that call of something."""
     call, calls = getattr(owner, name), Counter()
@@ -129,11 +143,19 @@ def kill():
 
 def test_a_trial_that_was_told_and_not_closed_is_closed_without_training(folder, monkeypatch):
     first = Bench(folder)
+    written = Checkpoints._write
+
+    def slowly(*args):
+        time.sleep(0.3)
+        written(*args)
+
     with monkeypatch.context() as patch:
         before(patch, Run, "end", 1, kill)
+        patch.setattr(Checkpoints, "_write", slowly)
         with pytest.raises(Killed):
             first.one()
-    first.parent.flush()
+        patch.setattr(Checkpoints, "_write", lambda *args: None)  # what wasn't written, never is
+        first.parent.flush()
     first.close()
     assert [row.state for row in first.study.rows()] == ["complete"]
     assert first.left() == ["trial-0.1", "trial-0"]
@@ -144,6 +166,22 @@ def test_a_trial_that_was_told_and_not_closed_is_closed_without_training(folder,
     assert second.runs() == [("FINISHED", "complete", [0, 1])]
     assert second.left() == []
     assert second.study.settled(1)
+
+
+def test_what_kills_processes_before_the_first_epoch_ends_the_trial(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(attempt, "check", lambda *args: kill())
+        for _ in range(5):
+            bench = Bench(folder)
+            with pytest.raises(Killed):
+                bench.one()
+            bench.parent.flush()
+            bench.close()
+    bench = Bench(folder)
+    bench.one()
+    (row,) = bench.study.rows()
+    assert (row.state, row.attributes["begun"]) == ("failed", 0)
+    assert row.attributes["reason"] == "5 processes died of its epoch 1"
 
 
 @pytest.mark.parametrize("after", [1, 2])

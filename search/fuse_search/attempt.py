@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
+from concurrent.futures import wait
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from .faults import Fault
 from .feasible import PARTS, check
 from .identity import identity
 from .kept import keep
-from .lacking import give_memory_back, sparing
+from .lacking import sparing
 from .logged import describe, finish, finish_at
 from .preflight import Preflight
 from .progress import Shown
@@ -26,7 +27,7 @@ from .tracker import STUDY, Run
 from .train.checkpoint import Checkpoints
 from .train.loop import Epoch
 from .train.planner import Decision
-from .trial import Trial
+from .trial import Trial, start
 from .written import written
 
 
@@ -126,6 +127,7 @@ class Attempt:
 
     def _trained(self, run: Run, parts: int) -> tuple[str, float]:
         shared, epochs, how = self.ready.shared, self.spec.train.epochs, "complete"
+        start(self.spec, self.checkpoints)
         if not self.checkpoints.begun:  # what was measured here once holds to its end
             check(self.spec, shared, self.space.limits, parts)
         trial, history = Trial(self.spec, shared, parts), []
@@ -146,9 +148,6 @@ class Attempt:
             if self.study.report(self.number, epoch.number, value) and epoch.number + 1 < epochs:
                 how = "pruned"
                 break
-        self._log(run, unlogged)
-        for epoch in unlogged:  # as good as told: to wait for its checkpoint would protect nothing
-            run.log(epoch.metrics, epoch.number, epoch.at)
         metrics = finish(run, trial, history, self.study.target)
         about = {"metrics": metrics, "prefixes": _plain(decided), "begun": self.checkpoints.begun}
         self.study.remember(self.number, **about)
@@ -160,6 +159,9 @@ class Attempt:
             except StoreUnreachable as error:  # the disk may be full; what was measured counts
                 again = "it is trained again if it is the best"
                 self.progress.say(f"no network of trial {self.number} is kept: {error}; {again}")
+        # Before it is told: what comes then may be cut off, too, and takes no epoch again.
+        wait([epoch.saved for epoch in unlogged if epoch.saved])
+        self._log(run, unlogged)
         return how, value
 
     def _log(self, run: Run, epochs: deque[Epoch]) -> None:
@@ -197,7 +199,7 @@ class Attempt:
         else:
             self.close()
         self.progress.say(f"trial {self.number} {state}: {fault.reason}")
-        give_memory_back(self.ready.shared)
+        self.ready.shared.give_memory_back()
 
 
 def _plain(decisions: list[Decision]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from .export import package, rows_for
 from .found import BEST
 from .kept import keep, read_kept, spec_from
 from .nets.state import load_state
-from .report.answer import BASELINE, answer
+from .report.answer import BASELINE, NETWORKS, answer, run_of
 from .shared import Shared
 from .space import Space
 from .spec import TrialSpec
@@ -25,9 +25,9 @@ from .tracker import Run
 from .trial import Trial, trained
 
 
-def logged_best(study: Study) -> bool:
-    """Whether the best networks are in MLflow, or there are none yet."""
-    return not _unlogged_trial(study) and not _unlogged_baseline(study)
+def logged_best(study: Study, folder: Path) -> bool:
+    """Whether the best networks are in the folder and in MLflow, or there are none yet."""
+    return not _unlogged_trial(study, folder) and not _unlogged_baseline(study, folder)
 
 
 def log_best(
@@ -37,42 +37,44 @@ def log_best(
 
     Likewise that of the baseline, where one is better than all trials. Unless somebody is at it.
     """
+
+    def log(file: Path, of: int | str, **tags: str) -> None:
+        """Log the network in a file as the model of the run with these tags, and note that."""
+        try:
+            run = parent.below(**tags)
+            if run:  # or else somebody deleted it
+                kept = read_kept(file)
+                rows = rows_for(kept, shared.data, shared.data.splits["val"][:4])
+                with TemporaryDirectory() as files:
+                    run.model(package(kept, rows, Path(files, "network")))
+        except Exception as error:  # the store may be away; the answer is not
+            console.print(f"the best network could not be logged to MLflow: {error}")
+        else:
+            noted = study.attributes.get(NETWORKS, {})
+            study.note(NETWORKS, noted | {file.name: [of, run.run_id if run else ""]})
+
     if lease := study.leases.take("model"):
-        if row := _unlogged_trial(study):  # or else only the lease was left
+        if row := _unlogged_trial(study, folder):
             network = trained_network(row, shared, folder)
             keep(folder / BEST, spec_of(row), network, shared.data)
-            if _log(folder / BEST, shared, parent, console, trial=str(row.number)):
-                study.note("model", row.number)
-        if name := _unlogged_baseline(study):
+            log(folder / BEST, row.number, trial=str(row.number))
+        if name := _unlogged_baseline(study, folder):
             spec = baselines(space)[name]
             keep(folder / BASELINE, spec, trained(spec, shared)[0].network, shared.data)
-            if _log(folder / BASELINE, shared, parent, console, baseline=name):
-                study.note("baseline_model", name)
+            log(folder / BASELINE, name, baseline=name)
+        if answer(study).baseline is None:
+            (folder / BASELINE).unlink(missing_ok=True)
         lease.end()
 
 
-def _unlogged_trial(study: Study) -> Row | None:
+def _unlogged_trial(study: Study, folder: Path) -> Row | None:
     best = study.best()
-    return best if best and study.attributes.get("model") != best.number else None
+    return best if best and run_of(study, folder / BEST, best.number) is None else None
 
 
-def _unlogged_baseline(study: Study) -> str | None:
+def _unlogged_baseline(study: Study, folder: Path) -> str | None:
     name = answer(study).baseline
-    return name if study.attributes.get("baseline_model") != name else None
-
-
-def _log(file: Path, shared: Shared, parent: Run, console: Console, **tags: str) -> bool:
-    """Whether the network in a file could be logged as the model of the run with these tags."""
-    try:
-        if run := parent.below(**tags):
-            kept = read_kept(file)
-            rows = rows_for(kept, shared.data, shared.data.splits["val"][:4])
-            with TemporaryDirectory() as files:
-                run.model(package(kept, rows, Path(files, "network")))
-    except Exception as error:  # the store may be away; the answer is not
-        console.print(f"the best network could not be logged to MLflow: {error}")
-        return False
-    return True
+    return name if name and run_of(study, folder / BASELINE, name) is None else None
 
 
 def spec_of(row: Row) -> TrialSpec:

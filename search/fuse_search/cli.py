@@ -1,6 +1,6 @@
 """The command line: the main job, and verbs beside it.
 
-Exit codes: 0 done; 1 a fault of ours; 2 the input is wrong; 130 interrupted and resumable.
+Exit codes: see `cli`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from .errors import (
     StudyStopped,
     TrialError,
     masked,
+    unwritable,
 )
-from .models import export, predict
+from .models import export, predict, refuse_in_the_way
 from .options import (
     BUDGET,
     DEVICE,
@@ -63,7 +64,11 @@ def cli(context: click.Context, space: str | None, trials: int | None, **options
     """Search over how to merge networks: fuse-search --space spaces/fusion.yaml
 
     Creates the space's study or continues it until it holds --trials finished trials in all.
+
+    Exit codes: 0 done; 2 the input is wrong; 130 interrupted; 1 a fault of ours, or stopped: trial
+    after trial failed, a store was away for too long, the disk was full.
     """
+    context.obj["continues"] = context.invoked_subcommand in (None, "confirm")
     if context.invoked_subcommand is not None:
         _refuse_before(context, context.invoked_subcommand)
         return
@@ -108,7 +113,8 @@ def check(
     for line in [*ready.notes(), *ready.idle]:
         click.echo(f"  {line}")
     for name, stages in ready.stages.items():
-        click.echo(f"  branch {name}: {stages} stages; {ready.loaded[name]}")
+        by = f"; images by {ready.images[name]}" if name in ready.images else ""
+        click.echo(f"  branch {name}: {stages} stages; {ready.loaded[name]}{by}")
     for name, parameters in ready.corners.items():
         click.echo(f"  {name}: {parameters:,} parameters")
     for name, reason in ready.infeasible.items():
@@ -188,7 +194,8 @@ def _existing(
     begun = studies.attributes(url, checked.study)
     if not begun:
         where = masked(storage) if storage else results
-        raise InputError(f"there is no study {checked.study!r} in {where} yet")
+        begin = f"fuse-search --space {space}"
+        raise InputError(f"there is no study {checked.study!r} in {where} yet; to begin: {begin}")
     checked.refuse_other(begun.get("space", {}))
     folder = Path(results) / checked.study
     study = studies.open_study(url, checked.study, checked.search, 0, 1, folder)
@@ -202,7 +209,10 @@ def _existing(
 @click.argument("spec")
 @takes(SET, PLUGIN, RESULTS, DEVICE, BUDGET)
 def train(spec: str, overrides: Texts, plugins: Texts, results: str, **options: Any) -> None:
-    """Train one spec again, such as results/STUDY/best.yaml."""
+    """Train one spec again, such as results/STUDY/best.yaml, and print its metrics, epoch by epoch.
+
+    Nothing is kept of it.
+    """
     read_first(spec, overrides, plugins)
     from .launch import train_again
 
@@ -245,9 +255,14 @@ def schema(plugins: Texts, output: str) -> None:
     from .plugins import use
     from .space import json_schema
 
+    file = Path(output)
+    refuse_in_the_way(file, folder=False)
     use(plugins)
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Path(output).write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise unwritable(file, error) from None
     click.echo(f"wrote {output}")
 
 
@@ -271,6 +286,10 @@ def _cache_in(results: str) -> None:
         os.environ.setdefault("MPLCONFIGDIR", str(Path(results, ".cache/matplotlib").resolve()))
 
 
+def _more(known: dict[str, bool]) -> str:
+    return "; the same command continues" if known.get("continues", True) else ""
+
+
 def _interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
@@ -281,8 +300,11 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for number in SIGNALS:
         signal.signal(number, _interrupt)
+    known: dict[str, bool] = {}
     try:
-        sys.exit(cli.main(arguments, prog_name="fuse-search", standalone_mode=False) or 0)
+        sys.exit(
+            cli.main(arguments, prog_name="fuse-search", standalone_mode=False, obj=known) or 0
+        )
     except InputError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
@@ -293,11 +315,11 @@ def main(arguments: list[str] | None = None) -> None:
         if error.errno not in DISK:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"stopped: {place}{error.strerror}; the same command continues", err=True)
+        click.echo(f"stopped: {place}{error.strerror}{_more(known)}", err=True)
         sys.exit(1)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
     except (Preempted, KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; the same command continues", err=True)
+        click.echo(f"interrupted{_more(known)}", err=True)
         sys.exit(130)

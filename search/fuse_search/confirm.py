@@ -20,7 +20,7 @@ from .best import spec_of
 from .data.batches import Rows
 from .errors import InputError, LeaseLost, Preempted, StoreUnreachable, StudyStopped
 from .faults import Fault, of_a_trial
-from .lacking import give_memory_back, lacks_memory, sparing
+from .lacking import lacks_memory, sparing
 from .launch import STOPPING, work_on
 from .leases import Lease
 from .opening import Opened, open_all
@@ -28,6 +28,7 @@ from .preflight import OF_MACHINE
 from .progress import Progress
 from .report.answer import OPENINGS
 from .report.answer import finalists as best_lines
+from .report.commands import of_study
 from .report.confirmed import Confirmed, Finalist, ranked
 from .shared import Shared
 from .spec import TrialSpec
@@ -89,9 +90,9 @@ def _refuse_unfinished(opened: Opened) -> None:
     lacking = baselines(opened.space).keys() - study.baselines.keys()
     leased = any(name.startswith("baseline-") for name in study.leases.all())
     if lacking or leased or not study.settled(study.finished()):
-        rule = "the command that began it brings them to their end"
         raise InputError(
-            f"study {study.name}: trials or baselines are running, were left or not begun: {rule}"
+            f"study {study.name}: trials or baselines are running, were left or not begun; this "
+            f"brings them to their end: {of_study(study, opened.folder)}"
         )
     if not study.best():
         raise InputError(f"study {study.name}: no trial is complete")
@@ -174,7 +175,7 @@ class _Final:
             told = ", ".join(f"{n} {found[n]:.4f}" for n in self._targets if n in found)
             self._progress.say(f"{finalist.name}, seed {spec.seed}: {told}")
             return
-        give_memory_back(self._shared)
+        self._shared.give_memory_back()
         if lacking:
             raise StudyStopped(f"stopped: {finalist.name}, seed {spec.seed}: {reason}")
         self._reasons[finalist] = f"{reason} (seed {spec.seed})"
@@ -206,7 +207,7 @@ class _Final:
             val, test = (tuple(scores.get(name, ())) for name in self._targets)
             reason = self._reasons.get(each, "")
             finalists.append(replace(each, val=val, test=test, reason=reason))
-        best_first = ranked(finalists, self._opened.study.direction)
+        best_first = ranked(finalists, self._opened.study.sign)
         return replace(self._asked, finalists=best_first)
 
     def log(self, parent: Run, opening: int, lease: Lease) -> None:

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -54,6 +55,11 @@ class StoreUnreachable(Exception):
 
 class StudyStopped(Exception):
     """Trial after trial failed, so the study was stopped: its text is a diagnosis."""
+
+
+def unwritable(output: Path, error: OSError) -> InputError:
+    """That what `--output` names can't be written."""
+    return InputError(f"--output {output}: can't be written: {error.strerror or error}")
 
 
 def nearest(name: Any, names: Iterable[str]) -> str:

@@ -16,9 +16,19 @@ from .data.bad import by_row
 from .data.batches import fetch
 from .data.record import absent
 from .data.table import Table
-from .errors import InputError, TrialError
+from .errors import InputError, TrialError, unwritable
 from .kept import FILE, Kept, as_written
-from .nets.export import Run, load_onnx, load_program, program, save_onnx, save_program, steps, two
+from .nets.export import (
+    Run,
+    has_onnx,
+    load_onnx,
+    load_program,
+    program,
+    save_onnx,
+    save_program,
+    steps,
+    two,
+)
 from .plugins import named_in
 from .predict import Predictor, summary
 from .served import MODULE, PLUGINS
@@ -83,14 +93,17 @@ def export(kept: Kept, inputs: Mapping[str, Tensor], folder: Path) -> Iterator[s
 
     Raises:
         TrialError: a program can't be made, or differs by more than `MOST` from the network.
-        InputError: the packages for ONNX are missing.
+        InputError: nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in (TORCH, ONNX, ONNX_DATA):
-        (folder / file).unlink(missing_ok=True)
-    if kept.file.resolve() != (folder / FILE).resolve():
-        shutil.copyfile(kept.file, folder / FILE)
-    (folder / ABOUT).write_text(json.dumps(_about(kept, inputs), indent=1), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (TORCH, ONNX, ONNX_DATA):
+            (folder / file).unlink(missing_ok=True)
+        if kept.file.resolve() != (folder / FILE).resolve():
+            shutil.copyfile(kept.file, folder / FILE)
+        (folder / ABOUT).write_text(json.dumps(_about(kept, inputs), indent=1), encoding="utf-8")
+    except OSError as error:
+        raise unwritable(folder, error) from None
     for name in kept.data.inputs:
         if kept.data.shape(name).kind in SEQUENCES:
             yield f"{name}: sequences of {inputs[name].shape[1]}, to which shorter ones are padded"
@@ -99,6 +112,9 @@ def export(kept: Kept, inputs: Mapping[str, Tensor], folder: Path) -> Iterator[s
     made = program(kept.network, inputs)
     save_program(made, folder / TORCH)
     yield _compared(folder / TORCH, load_program, kept.network, inputs)
+    if not has_onnx():
+        yield f'no {ONNX}: it takes more packages: pip install "fuse-search[onnx]"'
+        return
     save_onnx(made, tuple(inputs), folder / ONNX)
     yield _compared(folder / ONNX, load_onnx, kept.network, inputs)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from .data.augment import fits
 from .data.batches import Rows
 from .errors import Infeasible, TrialError, told
 from .faults import MEMORY, UNKNOWN, lacking_memory
-from .heap import give_back
 from .nets.merged import Merged, build_ensemble, join, tapped
 from .nets.topology import Ensemble
 from .shared import Shared
@@ -164,9 +162,7 @@ def _have_room(nbytes: float, what: str, shared: Shared, device: torch.device) -
     """Raise where so many bytes can't be had on the device: never or not now."""
     if nbytes <= free_memory(device):
         return
-    shared.prefixes.memory.clear()  # it can be read again
-    gc.collect()  # traced networks hold themselves
-    give_back()
+    shared.give_memory_back()
     if nbytes <= (free := free_memory(device)):
         return
     needed, most = f"{what} {nbytes / MB:,.1f} MB", most_memory(device)

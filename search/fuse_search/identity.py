@@ -54,11 +54,11 @@ def _canonical(found: dict[str, Any], spec: TrialSpec, stages: dict[str, int]) -
                 used[name] -= entries[name]
         found["merge"]["topology"]["cascade"] |= {"order": [*order], "entry": entries}
     if topology.name == "trunk":
-        host, *_ = in_order(use, topology.options["host"])
+        host, *others = in_order(use, topology.options["host"])
         entry = topology.options["entry"]
         if all(isinstance(tap, int) for tap in taps[host]):  # as in a cascade
             entry = max(1, min(entry, used[host] - 1))
-        found["merge"]["topology"]["trunk"] |= {"host": [host], "entry": entry}
+        found["merge"]["topology"]["trunk"] |= {"host": [host, *others], "entry": entry}
         count += 1 - len(taps[host])
     if topology.name == "parallel" and "taps" in topology.options:
         as_meant = "maps" if for_maps(topology.options["fusion"]) else "vectors"

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
-
 from .faults import MEMORY, Fault
 from .feasible import PARTS, NoRoomNow
-from .heap import give_back
 from .shared import Shared
 
 Found = TypeVar("Found")
@@ -32,7 +28,7 @@ def sparing(
         if not lacks_memory(error) or parts > 1:
             raise
     # Outside of the handler: the error would hold on to the network.
-    give_memory_back(shared)
+    shared.give_memory_back()
     say(f"{fault.reason}; once more with batches in {PARTS} parts")
     return do(PARTS)
 
@@ -40,12 +36,3 @@ def sparing(
 def lacks_memory(error: BaseException) -> bool:
     """Whether memory is what is lacking: for good, or for now."""
     return Fault.of(error).kind == MEMORY or isinstance(error, NoRoomNow)
-
-
-def give_memory_back(shared: Shared) -> None:
-    """Give memory back that nothing needs which can't be had again."""
-    gc.collect()  # traced networks hold themselves
-    give_back()
-    if torch.cuda.is_available():
-        shared.prefixes.memory.clear()
-        torch.cuda.empty_cache()

@@ -122,9 +122,12 @@ def run(
     }
     opened = open_all(**options, looks_on=workers > 1)  # type: ignore[arg-type]
     from .report.files import write_report  # brings matplotlib: its cache has a place now
+    from .report.status import ASKED
     from .report.table import print_answer
 
     study, total = opened.study, opened.space.search.trials if trials is None else trials
+    if study.attributes.get(ASKED) != total:
+        study.note(ASKED, total)
 
     def work(parent: Run, progress: Progress) -> None:
         best, earlier = study.best(), study.ended()
@@ -135,7 +138,7 @@ def run(
             given = options | {"total": total, "earlier": earlier}
             run_workers(workers, device, given, progress, stop)
 
-    if study.settled(total) and logged_best(study) and not study.leases.all():
+    if study.settled(total) and logged_best(study, opened.folder) and not study.leases.all():
         sweep(opened.folder)  # of a report that was cut off
         write_report(study, opened.folder)
     else:
@@ -166,11 +169,11 @@ def work_on(
         parent.text("space.yaml", Path(opened.space.file).read_text(encoding="utf-8"))
         with Progress(console) as progress:
             work(parent, progress)
+        with stop.at_once():  # it takes long, and whoever comes next begins it anew
+            log_best(study, opened.space, opened.shared, parent, folder, console)
         write_report(study, folder)
         for file in (*folder.glob("*.md"), *folder.glob("*.png"), *folder.glob("*.csv")):
             parent.artifact(file)
-        with stop.at_once():  # it takes long, and whoever comes next begins it anew
-            log_best(study, opened.space, opened.shared, parent, folder, console)
         status = "FINISHED"
     except (Preempted, KeyboardInterrupt, SystemExit):
         status = "KILLED"

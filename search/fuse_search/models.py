@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .errors import InputError, warn
+from .errors import InputError, unwritable, warn
 from .options import DEVICE, PLUGIN, RESULTS, TRACKING, Texts, takes
 
 MODEL = click.option(
@@ -19,6 +19,7 @@ MODEL = click.option(
     help="A run of MLflow by its ID; a study's folder, whose best trial's network it is; a file; "
     "or the folder of an export or of an MLflow model.",
 )
+TABLES = (".csv", ".parquet", ".pq")
 ROOT = click.option(
     "--root", metavar="DIR", help="What paths in the table are relative to.  [default: its folder]"
 )
@@ -53,7 +54,9 @@ def predict(
     **store: Any,
 ) -> None:
     """Write predictions, with probabilities, for the rows of a table."""
-    _refuse_in_the_way(Path(output), folder=False)
+    refuse_in_the_way(Path(output), folder=False)
+    if Path(output).suffix.lower() not in TABLES:
+        raise InputError(f"--output {output}: must end in {' or '.join(TABLES)}")
     _refuse_same(Path(output), Path(table))
     with TemporaryDirectory() as folder:
         kept = _kept(model, Path(folder), **store)
@@ -94,7 +97,7 @@ def export(
     model: str, output: str, table: str | None, root: str | None, results: str, **store: Any
 ) -> None:
     """Write the network as a torch.export program and as ONNX, and check both on real rows."""
-    _refuse_in_the_way(Path(output), folder=True)
+    refuse_in_the_way(Path(output), folder=True)
     with TemporaryDirectory() as folder:
         kept = _kept(model, Path(folder), results=results, **store)
         from .data.table import read_table
@@ -110,7 +113,7 @@ def export(
             click.echo(line)
 
 
-def _refuse_in_the_way(output: Path, *, folder: bool) -> None:
+def refuse_in_the_way(output: Path, *, folder: bool) -> None:
     """Raises InputError when no file, or folder, can be written there."""
     try:
         there = next(place for place in (output, *output.absolute().parents) if place.exists())
@@ -120,7 +123,7 @@ def _refuse_in_the_way(output: Path, *, folder: bool) -> None:
             found = found if there == output else "file"
             raise InputError(f"--output {output}: {rule}, and {there} is a {found}")
     except OSError as error:
-        raise InputError(f"--output {output}: can't be written: {error.strerror}") from None
+        raise unwritable(output, error) from None
 
 
 def _refuse_same(output: Path, table: Path) -> None:

@@ -132,6 +132,7 @@ def _open(url: str, space: Space, ready: Preflight, folder: Path) -> Study:
         )
     about = {
         "space": space.leaves(),
+        "file": space.file,
         "overrides": list(space.overrides),
         "content": content,
         "val_rows": rows_behind(study.target, ready.shared.data, "val"),

@@ -50,7 +50,9 @@ BUDGET = click.option(
     help="Most that values of frozen stages may take on disk, and again in memory: 20GB, 500MB; "
     "0 stores none.  [default: a quarter of what is free]",
 )
-DEVICE = click.option("--device", help="cpu, cuda, cuda:1, …  [default: CUDA when there is one]")
+DEVICE = click.option(
+    "--device", help="cpu, cuda, cuda:1, mps or xpu.  [default: CUDA where there is one, or cpu]"
+)
 
 
 def takes(*given: Callable[[Any], Any]) -> Callable[[Any], Any]:

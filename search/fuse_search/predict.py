@@ -20,7 +20,7 @@ from .data.readers.reader import Cell
 from .data.recipe import readings_of, rows_of
 from .data.record import SPLITS
 from .data.table import Table
-from .errors import InputError
+from .errors import InputError, unwritable
 from .kept import Kept
 from .nets.tasks import TASKS
 from .train.measure import predict
@@ -197,9 +197,14 @@ def write(chunks: Iterable[Columns], file: Path, kinds: Mapping[str, bool]) -> N
     """Write columns, part by part, as CSV or Parquet; the file appears whole or not at all.
 
     kinds: which columns hold numbers, as the first one does. Cells without a value stay empty.
+    Raises InputError when it can't be written there.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.{uuid4().hex}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.touch()
+    except OSError as error:
+        raise unwritable(file, error) from None
     into = _parquet if file.suffix.lower() in PARQUET else _csv
     try:
         into(chunks, unfinished, kinds)

@@ -20,7 +20,7 @@ from .errors import InputError, TrialError, place_of, told
 from .faults import MEMORY, Fault
 from .feasible import PARTS, NoRoomNow, check
 from .identity import checkpoint_contents
-from .nets.branch import Branch
+from .nets.branch import Branch, Entry
 from .nets.checkpoints import Report
 from .nets.tasks import TASKS
 from .shared import Shared, open_shared
@@ -66,6 +66,8 @@ class Preflight:
     """The content of the checkpoints."""
     loaded: dict[str, Report]
     """What of each branch's weights came from where."""
+    images: dict[str, str]
+    """By what mean and deviation those that enter a branch are normalised."""
     read: frozenset[str]
     """The inputs that branches read."""
     idle: list[str]
@@ -141,9 +143,21 @@ def preflight(
     _refuse(space, tried)
     stages = {name: len(branch.stages) for name, branch in branches.items()}
     loaded = {name: branch.loaded for name, branch in branches.items()}
+    images = {name: by for name, branch in branches.items() if (by := _normalised(branch))}
     read = frozenset(branch.input for branch in whole.branches.values())
     files, idle = checkpoint_contents(whole), _idle(space, branches)
-    return Preflight(shared, stages, tried, files, loaded, read, idle)
+    return Preflight(shared, stages, tried, files, loaded, images, read, idle)
+
+
+def _normalised(branch: Branch) -> str:
+    entry = branch.entry
+    if not isinstance(entry, Entry) or entry.shape.kind != "image":
+        return ""
+    mean, std = (
+        ", ".join(f"{number:.3g}" for number in numbers.tolist())
+        for numbers in (entry.mean, entry.std)
+    )
+    return f"mean {mean}, deviation {std}"
 
 
 def _idle(space: Space, branches: Mapping[str, Branch]) -> list[str]:

@@ -154,9 +154,10 @@ def _watch(workers: list[Process], progress: Progress, stop: Stop) -> None:
 
 def deal(count: int, device: str | None) -> list[dict[str, str]]:
     """What each of so many workers finds in its environment: its GPU, its share of the cores."""
-    threads = (
-        max(1, len(os.sched_getaffinity(0)) // count) if hasattr(os, "sched_getaffinity") else 1
-    )
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # a container may have some of them
+        cores = len(os.sched_getaffinity(0))
+    threads = max(1, cores // count)
     common = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
     gpus = [g for g in os.environ.get(VISIBLE, "").split(",") if g]
     gpus = gpus or [str(i) for i in range(torch.cuda.device_count())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ import torch
 from .data import Data, load
 from .data.wanted import Wanted
 from .errors import InputError
-from .heap import keep_freed
+from .heap import give_back, keep_freed
 from .leases import Leases
 from .nets.branch import Branch
 from .nets.merged import build_branch
@@ -63,6 +64,14 @@ class Shared:
             # Convolutions and pooling are faster so, on a GPU and on a CPU.
             self.branches[content] = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self.branches[content]
+
+    def give_memory_back(self) -> None:
+        """Give memory back that nothing needs which can't be had again."""
+        self.prefixes.memory.clear()
+        gc.collect()  # traced networks hold themselves
+        give_back()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def on(self, device: str | None) -> Shared:
         """The same for trainings on this device, as `open_shared` has it; nothing is stored."""

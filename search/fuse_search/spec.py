@@ -175,6 +175,12 @@ class BranchSpec(Record):
     """The input of the data that this branch reads; left out: image, or the only one there is."""
     size: Side | None = None
     """Height and width to which this branch resizes its input; left out: no resizing."""
+    mean: Annotated[tuple[float, ...], MinLen(1)] | None = None
+    """By which its input is normalised: a number for each channel of images in [0, 1] or for each
+    number of a vector or frame. Left out: as its weights were trained, or where they don't tell
+    (files don't) by the training rows."""
+    std: Annotated[tuple[Positive, ...], MinLen(1)] | None = None
+    """The deviations beside `mean`."""
 
 
 class Merge(Record):

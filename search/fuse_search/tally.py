@@ -27,11 +27,12 @@ class Row:
 class Tally:
     """How many trials have finished, the best one, and what is known by identity.
 
-    Trials are added as they end, which with several workers is any order.
+    Trials are added as they end, which with several workers is any order. `sign`: 1 where a higher
+    value is better, -1 where a lower one is.
     """
 
-    def __init__(self, maximize: bool) -> None:
-        self._sign = -1.0 if maximize else 1.0
+    def __init__(self, sign: int) -> None:
+        self._sign = sign
         self.ended = 0
         """Trials that were added,"""
         self.count = 0
@@ -84,7 +85,7 @@ class Tally:
         return [row for row in best if row in best[:KEPT] or row in front]
 
     def _rank(self, row: Row) -> tuple[float, int]:
-        return self._sign * (row.value or 0.0), row.number
+        return -self._sign * (row.value or 0.0), row.number
 
 
 def _size(row: Row) -> float:

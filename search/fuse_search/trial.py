@@ -25,6 +25,7 @@ from torch import Tensor
 from .alone import alone, pretraining
 from .data.batches import Rows
 from .errors import InputError, LeaseLost, Preempted, StoreUnreachable, TrialError
+from .feasible import PARTS
 from .identity import identity
 from .lacking import sparing
 from .leases import Lease
@@ -42,6 +43,7 @@ from .train.loop import Epoch, Training
 from .train.measure import measure, predict
 from .train.plan import Plan
 from .train.planner import Decision
+from .train.prefixes import Prefixes
 from .version import made_by
 
 EVERY = 300.0
@@ -49,6 +51,9 @@ EVERY = 300.0
 process before that came to no further checkpoint, or kills that come sooner would undo it all."""
 DEATHS = 5
 """After so many processes that came to no further checkpoint, a training is at fault itself."""
+VAIN = 2
+"""After so many that came to none, also because they were stopped, nothing is stored that they may
+have been at: an epoch has checkpoints in its middle, and that has none."""
 
 
 class Trial:
@@ -98,7 +103,7 @@ class Trial:
 
         Raises:
             Preempted: it was asked to stop; what was trained is saved.
-            TrialError: the loss is no longer a finite number, or process after process died of it.
+            TrialError: the loss is no longer a finite number.
         """
         if isinstance(self.network, Ensemble):
             data, rows = self.shared.data, self.shared.data.splits["val"]
@@ -108,7 +113,10 @@ class Trial:
             metrics = {f"val/{name}": value for name, value in measured.items()}
             yield Epoch(0, metrics, {}, 0.0, time.time())
         elif isinstance(self.network, Merged):
-            self._plan = Plan(self.shared.prefixes, self.network, self.spec)
+            prefixes = self.shared.prefixes
+            if checkpoints and checkpoints.vain >= VAIN:
+                prefixes = Prefixes(self.shared.data, self.shared.device)
+            self._plan = Plan(prefixes, self.network, self.spec)
             training = Training(self.network, self.spec, self._plan, self.parts)
             yield from (
                 self._train(training)
@@ -124,23 +132,18 @@ class Trial:
 
     def _resume(self, training: Training, checkpoints: Checkpoints) -> Iterator[Epoch]:
         """The same with checkpoints: after every epoch, every few minutes, and at a stop."""
-        of, fence = digest(self.spec, self.shared), 0
+        of, deaths = digest(self.spec, self.shared), checkpoints.deaths
         state = checkpoints.load()
         if state and state.about["of"] == of:  # and not of a study that was begun anew
             training.load(state)
-            fence = state.about["fence"]
             yield from training.history
-        deaths, left = checkpoints.start(fence), self.spec.train.epochs - training.epoch
-        if left and deaths >= DEATHS:  # or they died of what comes after it
-            raise TrialError(f"{DEATHS} processes died of its epoch {training.epoch + 1}")
-
         last: State | None = None
 
         def save() -> Future[None]:
             nonlocal last
             wait([writing])  # or states would pile up where writing is slow
             last = training.state(instead_of=last, later=True)
-            last.about.update({"of": of, "fence": checkpoints.fence})
+            last.about["of"] = of
             return checkpoints.save(last)
 
         saved, writing, stop = time.monotonic(), Future[None](), self.shared.stop
@@ -248,11 +251,16 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
         trial = Trial(spec, shared, parts)
         return trial, list(_once(trial, checkpoints, lease))
 
+    def say(why: str) -> None:
+        checkpoints.note_parts(PARTS)
+        shared.say(f"{what}: {why}")
+
     try:
         try:  # another worker may have done it
             trial, history = _kept(spec, shared, file)
         except InputError:
-            trial, history = sparing(train, shared, lambda why: shared.say(f"{what}: {why}"))
+            start(spec, checkpoints)
+            trial, history = sparing(train, shared, say, checkpoints.parts)
             about = [asdict(replace(epoch, outputs={}, saved=None)) for epoch in history]
             lease.check()
             known = {"epochs": json.dumps(about), "parts": str(trial.parts)}
@@ -272,6 +280,17 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
         lease.release()  # unless it was ended
         shared.leases.rest()  # one may be held by a training that this one is for
     return trial, history
+
+
+def start(spec: TrialSpec, checkpoints: Checkpoints) -> None:
+    """Note that this process is at a spec's training from here on.
+
+    Raises TrialError where process after process died of it; not of what comes after its epochs.
+    """
+    checkpoints.start()
+    epoch = checkpoints.epoch
+    if epoch < spec.train.epochs and checkpoints.deaths >= DEATHS:
+        raise TrialError(f"{DEATHS} processes died of its epoch {epoch + 1}")
 
 
 def _once(trial: Trial, checkpoints: Checkpoints, lease: Lease) -> Iterator[Epoch]:

@@ -11,6 +11,7 @@ from .attempt import Attempt
 from .baselines import Baselines
 from .errors import LeaseLost, Preempted, StoreUnreachable, StudyStopped
 from .faults import Fault, of_a_trial
+from .found import BEST
 from .preflight import Preflight
 from .progress import Shown
 from .space import Space
@@ -113,13 +114,20 @@ class Worker:
                 raise
             fault = Fault.of(error)  # its text only: the error itself holds on to memory
         if fault is None:
-            self._keep_best()
+            self._keep_best(claim.number)
             return
         with suppress(LeaseLost):  # then it is no longer ours to end
             attempt.fail(fault)
 
-    def _keep_best(self) -> None:
-        """Remove the networks of trials that ended and are not among those to keep."""
+    def _keep_best(self, number: int) -> None:
+        """Remove the networks of trials that ended and are not among those to keep.
+
+        The study's, too, where a trial that has just ended is better than the one it is of.
+        """
+        best = self.study.best()
+        if best and best.number == number:
+            with suppress(OSError):
+                (self.folder.parent / BEST).unlink(missing_ok=True)
         for file in self.folder.glob("[0-9]*.safetensors"):
             with suppress(OSError):
                 if self.study.superseded(int(file.stem)):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms.functional import normalize
 
 from fuse_search.errors import InputError, TrialError
 from fuse_search.nets.freeze import split
@@ -119,6 +120,39 @@ def test_a_grey_image_fits_a_torchvision_network_at_the_size_of_the_branch():
     built = build_branch("r", with_branches(r=branch), DATA).eval()
     assert built.entry.shape == (3, 32, 32)
     assert built.pooling(5)(built(INPUTS["image"])).shape == (4, 512)
+
+
+def test_an_image_is_normalised_as_the_space_says():
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    branch = {"network": choice("resnet18"), "mean": mean, "std": std}
+    told = build_branch("r", with_branches(r=branch), DATA)
+    colour = INPUTS["image"].expand(-1, 3, -1, -1)
+    torch.testing.assert_close(told.entry(INPUTS["image"]), normalize(colour, mean, std))
+    alike = build_branch("r", with_branches(r=branch | {"mean": (0.5,), "std": (0.25,)}), DATA)
+    torch.testing.assert_close(alike.entry(INPUTS["image"]), (colour - 0.5) / 0.25)
+    digests = set()
+    for each in (branch, {"network": choice("resnet18")}):
+        prefixes = split(build(with_branches(r=each), DATA).eval(), {"r": 1})
+        digests |= {prefix.digest for prefix in prefixes.values()}
+    assert len(digests) == 2  # stored values of the one are none of the other
+
+
+@pytest.mark.parametrize(
+    ("branch", "said"),
+    [
+        (
+            {"network": choice("conv3x3"), "mean": (0.1, 0.2), "std": (1.0, 1.0)},
+            "each of 1 channels",
+        ),
+        (
+            {"network": choice("mlp"), "input": "vector", "mean": (0.1,), "std": (1.0,)},
+            "is of 1 numbers, and 'vector' has 5",
+        ),
+    ],
+)
+def test_a_mean_that_does_not_fit_is_told(branch, said):
+    with pytest.raises(InputError, match=rf"^branches\.b\.mean: .*{said}"):
+        build_branch("b", with_branches(b=branch), DATA)
 
 
 class Scaled(nn.Module):

@@ -57,7 +57,7 @@ EXPECTED = {
 :1: study: must be a valid string, found [broken]
 :2: data: must be a mapping with source, image_size, found multidigits
 :3: tasks: must be a mapping from name to settings, found [left, right]
-:5: branches.small: must be a mapping with network, weights, input, size, found [conv3x3]
+:5: branches.small: must be a mapping with network, weights, input, size, mean, std, found [conv3x3]
 :6: train: must be a mapping with epochs, batch_size, lr, optimizer, fusion_lr, head_lr, weight_decay, schedule, warmup, clip, dropout, label_smoothing, mixup, cutmix, drop_path, ema, augment, precision, found [epochs, 5]
 """,
     "losses": """
@@ -71,6 +71,11 @@ EXPECTED = {
 :5: tasks.age.class_weights: has no meaning for regression, found {old: 2.0}
 :5: tasks.age.loss: focal is for classification and multilabel, not for regression, found focal
 :6: tasks.right.loss: focal is for classification and multilabel, not for ordinal, found focal
+""",
+    "normalisation": """
+:5: branches.a.mean: needs std beside it, found [0.1]
+:6: branches.b.std: needs mean beside it, found [0.2]
+:7: branches.c.std: must have as many numbers as mean, which has 3, found [0.2]
 """,
     "manifest": """
 :4: data.source.manifest: manifest needs the option 'path'

@@ -22,6 +22,7 @@ BEYOND_A_SCHEMA = {
     "manifest_columns",
     "missing_files",
     "mixing",
+    "normalisation",
     "simplex",
     "twice",
     "zero_weights",

@@ -21,7 +21,7 @@ from fuse_search.train.loop import Epoch, Training
 from fuse_search.train.optim import OPTIMIZERS
 from fuse_search.train.plan import Plan
 from fuse_search.train.prefixes import Prefixes
-from fuse_search.trial import Trial, trained
+from fuse_search.trial import Trial, start, trained
 from tiny import CPU, EVERY_TYPE, choice, kinds, parallel, same, shared, snapshot, spec
 
 DATA = kinds()
@@ -391,15 +391,36 @@ def left(here: Shared) -> list[Path]:
 
 def test_a_trial_that_kills_whoever_trains_it_ends_as_its_own_fault(tmp_path):
     given, here, folder = spec(), shared(DATA, tmp_path), tmp_path / "trial"
-    first = Trial(given, here).epochs(Checkpoints(folder, fence=1))
-    next(first).saved.result()  # and it goes on to the second epoch
+    checkpoints = Checkpoints(folder, fence=1)
+    start(given, checkpoints)
+    next(
+        Trial(given, here).epochs(checkpoints)
+    ).saved.result()  # and it goes on to the second epoch
     for fence in range(2, 6):  # as processes do that are killed before its end
-        assert next(Trial(given, here).epochs(Checkpoints(folder, fence))).number == 0
-        Checkpoints(folder, fence).start(0)
-    epochs = Trial(given, here).epochs(Checkpoints(folder, fence=6))
-    assert next(epochs).number == 0
+        start(given, Checkpoints(folder, fence))
     with pytest.raises(TrialError, match="5 processes died of its epoch 2"):
-        next(epochs)
+        start(given, Checkpoints(folder, fence=6))
+
+
+def test_after_two_that_came_to_no_checkpoint_nothing_is_stored(tmp_path):
+    """They may have been stopped while values were computed, which are begun anew each time."""
+    given, here, folder = spec(unfreeze={"depth": 0}), shared(DATA, tmp_path), tmp_path / "trial"
+    here.prefixes = Prefixes(DATA, CPU, tmp_path / "cache")
+    for fence in (1, 2):
+        checkpoints = Checkpoints(folder, fence)
+        start(given, checkpoints)
+        assert checkpoints.vain == fence - 1
+        checkpoints.left()
+    trial, checkpoints = Trial(given, here), Checkpoints(folder, fence=3)
+    start(given, checkpoints)
+    assert checkpoints.vain == 2
+    *_, last = trial.epochs(checkpoints)
+    assert trial.decisions == []
+    last.saved.result()
+    assert Checkpoints(folder, fence=4).vain == 0
+    trial = Trial(given, here)
+    list(trial.epochs(Checkpoints(folder, fence=4)))
+    assert trial.decisions
 
 
 class Killed(BaseException):
@@ -416,6 +437,7 @@ def train_for(steps: int, trial: Trial, folder: Path, fence: int, monkeypatch):
         step(*args)
 
     checkpoints = Checkpoints(folder, fence)
+    start(trial.spec, checkpoints)
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_step", mortal)
         patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
@@ -452,11 +474,13 @@ def interrupt(*args: object) -> None:
 
 def test_what_kills_processes_after_the_last_epoch_is_no_fault_of_the_training(tmp_path):
     given, here, folder = spec(), shared(DATA, tmp_path), tmp_path / "trial"
-    *_, last = Trial(given, here).epochs(Checkpoints(folder, fence=1))
-    last.saved.result()
-    for fence in range(2, 9):
-        numbers = [epoch.number for epoch in Trial(given, here).epochs(Checkpoints(folder, fence))]
-        assert numbers == [0, 1]
+    for fence in range(1, 9):
+        checkpoints = Checkpoints(folder, fence)
+        start(given, checkpoints)
+        epochs = list(Trial(given, here).epochs(checkpoints))
+        assert [epoch.number for epoch in epochs] == [0, 1]
+        if fence == 1:
+            epochs[-1].saved.result()
 
 
 def test_checkpoints_of_another_trial_under_the_same_number_are_not_taken(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from torch import nn
 from fuse_search.nets.branch import fingerprints
 from fuse_search.nets.fusions import FUSIONS
 from fuse_search.nets.merged import build
+from fuse_search.nets.networks import NETWORKS
 from fuse_search.nets.unfreeze import depths_at
 from fuse_search.train.loop import Training
 from fuse_search.train.machine import Machine
@@ -391,6 +393,50 @@ def test_a_prefix_is_computed_once_for_all_epochs_trials_and_depths(tmp_path):
     assert passes[3] == blocks  # a shallower one, for the first time
 
 
+def test_vectors_are_the_same_values_however_they_are_joined(tmp_path):
+    prefixes, passes = storing(DATA, tmp_path), []
+    for topology in (choice("parallel", fusion=choice("concat")), choice("cascade")):
+        given = spec(merge={"topology": topology}, unfreeze={"depth": 0})
+        network = build(given, DATA).to(memory_format=torch.channels_last)
+        plan, seen = Plan(prefixes, network, given), rows_through(network, "a")
+        list(Training(network, given, plan).epochs())
+        passes.append(len(seen) > 0)
+    assert passes == [True, False]
+
+
+class Tokens(nn.Module):
+    """A network whose first stage ends in a view."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.first, self.second = Turned(shape[0], 24, 3), Excited(24)
+
+    def stages(self):
+        return [self.first, self.second]
+
+
+class Turned(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x).relu().contiguous().flatten(2).transpose(1, 2)
+
+
+class Excited(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.weigh = nn.Linear(width, width)
+
+    def forward(self, x):
+        return x * self.weigh(x.mean(1)).sigmoid()[:, None]
+
+
+def test_the_same_bits_where_a_stage_ends_in_a_view(tmp_path, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "tokens", Tokens)
+    branches = {"a": {"network": choice("tokens")}}
+    both = spec(branches=branches, unfreeze={"depth": 1, "schedule": choice("gradual")})
+    trained(both, storing(DATA, tmp_path))  # both boundaries in one pass
+    equal(spec(branches=branches, unfreeze={"depth": 0}), tmp_path)
+
+
 def test_another_process_or_study_computes_nothing_again(tmp_path):
     given = spec(unfreeze={"depth": 0})
     trained(given, storing(DATA, tmp_path))
@@ -430,7 +476,7 @@ def test_a_shallower_tap_leaves_deeper_ones_shared(tmp_path):
         assert {d.place for d in decisions} == {"ram"}
 
 
-def test_names_tell_apart_whatever_makes_a_difference(tmp_path):
+def test_names_tell_apart_whatever_makes_a_difference(tmp_path, monkeypatch):
     def keys(data=DATA, device=CPU, **sections):
         given = spec(**{"unfreeze": {"depth": {"a": 1, "b": 0}}, **sections})
         prefixes = storing(data, tmp_path)
@@ -456,6 +502,10 @@ def test_names_tell_apart_whatever_makes_a_difference(tmp_path):
     ]
     views = [keys(train={"augment": augment}) for augment in policies]
     assert len(set.union(*views)) == 2 * 3 + 2  # of two branches
+    here = keys()
+    with monkeypatch.context() as patch:
+        patch.setattr("fuse_search.train.prefixes.cpu", lambda: "another")
+        assert not here & keys()
     assert keys() == keys(merge=parallel("gated"), train={"lr": 0.5}, study="other")
 
 
@@ -593,6 +643,22 @@ def test_two_processes_compute_it_once_and_the_second_waits(tmp_path):
     assert first.communicate(timeout=60)[0].splitlines()[-1] == "done"
     assert metrics == trained(FILLING, Prefixes(DATA, CPU))[0]
     assert said and len(list(tmp_path.glob("[!.]*"))) == 4  # two branches, two splits
+
+
+def test_who_waited_too_long_reads_what_is_stored_since(tmp_path, monkeypatch):
+    monkeypatch.setattr("fuse_search.train.prefixes.PATIENCE", 0.1)
+    given = FILLING.model_copy(update={"train": FILLING.train.model_copy(update={"epochs": 3})})
+    prefixes = storing(DATA, tmp_path)
+    cost = prefixes.cost
+    prefixes.cost = lambda values: replace(cost(values), seconds=1e-9)
+    first = child(tmp_path, 0.5)
+    assert first.stdout.readline() == "wrote\n"
+    network = build(given, DATA).to(memory_format=torch.channels_last)
+    plan, places = Plan(prefixes, network, given), []
+    for _ in Training(network, given, plan).epochs():
+        places.append({(d.branch, d.split): d.place for d in plan.decisions})
+        first.communicate(timeout=60)
+    assert places[0]["a", "train"] == "recompute" and places[-1]["a", "train"] == "ram"
 
 
 def test_what_is_read_once_is_not_even_measured(tmp_path):

@@ -63,6 +63,7 @@ DAMAGES = [
     "a bit",
     "cut off",
     "no values",
+    "no about",
     "",
     {"shape": [10, 4], "dtype": "os", "colour": 1},
     {"shape": [5, 4]},
@@ -86,6 +87,8 @@ def test_damaged_values_are_found_out_and_go(damage, tmp_path):
         os.truncate(values, 100)
     elif damage == "no values":
         values.unlink()
+    elif damage == "no about":
+        content.unlink()
     else:
         about = json.loads(content.read_text())
         content.write_text(json.dumps(about | damage) if damage else "")
@@ -155,6 +158,19 @@ def test_unfinished_values_count_and_those_of_dead_writers_go(tmp_path):
     assert not store.has("a")
     assert write(store, "c", torch.zeros(10, 1))
     assert list(tmp_path.glob(".new-*")) == []
+
+
+@pytest.mark.parametrize("reserves", [True, False])
+def test_values_have_their_room_before_they_are_written(reserves, tmp_path, monkeypatch):
+    if not reserves:  # as on macOS
+        monkeypatch.delattr(os, "posix_fallocate")
+    store, size = Store(tmp_path, 1 << 20), 600_000
+    first = store.writer("a", about((size // 4, 1)))
+    assert first and store.used() == size + OVERHEAD
+    assert store.writer("b", about((size // 4, 1))) is None
+    first.append(torch.ones(size // 4, 1))
+    first.finish()
+    assert torch.equal(store.get("a"), torch.ones(size // 4, 1))
 
 
 def _hold(folder, begun):

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.utils.rnn import PackedSequence
 
-from ..errors import InputError, TrialError, place_of
+from ..errors import TrialError, place_of
 
 Run = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 ADVICE = ("Caused by", "For more information")
@@ -92,17 +93,16 @@ def save_program(made: ExportedProgram, file: Path) -> None:
         torch.export.save(made, file)
 
 
+def has_onnx() -> bool:
+    """Whether the packages with which ONNX is written and run are there."""
+    return all(find_spec(package) for package in ("onnx", "onnxscript", "onnxruntime"))
+
+
 def save_onnx(made: ExportedProgram, inputs: tuple[str, ...], file: Path) -> None:
     """Write an exported program as ONNX, with the names of its inputs and tasks.
 
-    Raises:
-        InputError: the packages for it are missing.
-        TrialError: an operator has no counterpart in ONNX, or another reason.
+    Raises TrialError: an operator has no counterpart in ONNX, or another reason.
     """
-    try:
-        import onnxscript  # noqa: F401  torch imports it late, and says less
-    except ImportError:
-        raise InputError('ONNX needs more packages: pip install "fuse-search[onnx]"') from None
     tasks = made.call_spec.out_spec.context
     try:
         with _quiet():

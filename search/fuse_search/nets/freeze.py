@@ -57,7 +57,8 @@ class Prefix:
         return settled(torch.cat(parts))
 
     def _run(self, x: Tensor, start: int) -> Tensor:
-        x = settled(self.branch.between(x, start, self.stages))
+        for stage in range(start, self.stages):  # settled, as where it was read and not computed
+            x = settled(self.branch.between(x, stage, stage + 1))
         return settled(self.pooling(x)) if self.pooling else x
 
 

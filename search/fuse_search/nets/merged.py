@@ -219,7 +219,7 @@ def build_branch(
         found = f"{branch.input!r} is of kind {kind}"
         raise InputError(f"branches.{name}.size: only images can be resized, and {found}")
     with seeded(spec.seed, name, branch.network):
-        entry = _entry(branch, data)
+        entry = _entry(name, branch, data)
         network, classifier = build_network(branch.network, entry.shape)
         start, loaded = _start(branch), Report("none")
         if pretrained:
@@ -250,20 +250,29 @@ def tapped(branch: Branch, name: str, spec: TrialSpec) -> Branch:
         raise type(error)(f"branch {name}: {error}") from None
 
 
-def _entry(branch: BranchSpec, data: Data) -> Entry:
-    """How this branch takes its input: by the normalisation that it brings, or else by ours."""
+def _entry(name: str, branch: BranchSpec, data: Data) -> Entry:
+    """How this branch takes its input: normalised as is told or it brings, or else by the rows."""
     shape, own = data.shape(branch.input), network_of(branch.network.name)
-    wanted = preprocessing(branch.network.name, _start(branch))
+    known = preprocessing(branch.network.name, _start(branch))
+    told = (branch.mean, branch.std) if branch.mean and branch.std else None
     if shape.kind in ("tokens", "category"):
+        if told:
+            rule = f"only numbers can be normalised, and {branch.input!r} is of kind {shape.kind}"
+            raise InputError(f"branches.{name}.mean: {rule}")
         return Entry(shape, torch.zeros(1), torch.ones(1))
-    mean, std = map(torch.as_tensor, wanted or data.statistics(branch.input))
+    mean, std = map(torch.as_tensor, told or known or data.statistics(branch.input))
     if shape.kind == "image":
         side = (branch.size, branch.size) if branch.size else shape[1:]
-        channels = len(mean) if wanted else shape[0] if own else 3
+        channels = len(known[0]) if known else shape[0] if own else 3
+        if told and len(mean) not in (1, channels):
+            rule = f"must be one number, or one for each of {channels} channels"
+            raise InputError(f"branches.{name}.mean: {rule}")
         return Entry(Shape((channels, *side)), mean, std)
     numbers = shape[-1] - (shape.kind == "frames")
     if len(mean) != numbers:
         found = f"{branch.input!r} has {numbers}"
+        if told:
+            raise InputError(f"branches.{name}.mean: is of {len(mean)} numbers, and {found}")
         raise InputError(f"network {branch.network.name} reads {len(mean)} numbers, and {found}")
     return Entry(shape, mean, std)
 

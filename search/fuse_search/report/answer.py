@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from ..study import Row, Study
@@ -16,6 +18,9 @@ BASELINE = "baseline.safetensors"
 EXACT = 12  # decimals; what differs after them is rounding, and a tie
 OPENINGS = "openings"
 """Under this a study notes for which finalists its test split was opened."""
+NETWORKS = "networks"
+"""And under this of what its folder has a network, by file: a trial's number or a baseline's name,
+and the run in MLflow."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def answer(study: Study) -> Answer:
     A branch alone is the better of its baseline and of the best trial that used no other branch;
     ensembles that were trials count with their baselines likewise.
     """
-    sign = 1 if study.direction == "maximize" else -1
+    sign = study.sign
     best: dict[str, Line] = {}
     for role, line in (*_baselines(study), *_trials(study)):
         if role not in best or sign * line.value > sign * best[role].value:
@@ -78,6 +83,15 @@ def answer(study: Study) -> Answer:
     return Answer(study.target, study.direction, lines, _verdict(study, lines), " ".join(caution))
 
 
+def run_of(study: Study, file: Path, of: int | str) -> str | None:
+    """The run in MLflow of a network in the study's folder; "": somebody deleted that.
+
+    None: the network isn't that of this trial or baseline, or isn't there.
+    """
+    noted, run = study.attributes.get(NETWORKS, {}).get(file.name, (None, None))
+    return run if noted == of and file.exists() else None
+
+
 def scored(study: Study) -> list[Row]:
     """The complete trials that were trained themselves and have a finite value, by number."""
     return [
@@ -92,14 +106,12 @@ def scored(study: Study) -> list[Row]:
 
 def best_first(study: Study) -> list[Row]:
     """The scored trials from the best to the worst."""
-    sign = 1 if study.direction == "maximize" else -1
-    return sorted(scored(study), key=lambda row: -sign * (row.value or 0.0))
+    return sorted(scored(study), key=lambda row: -study.sign * (row.value or 0.0))
 
 
 def finalists(study: Study, count: int) -> list[Line]:
     """What is worth being trained again: the best trials, and the best of each kind."""
-    sign = 1 if study.direction == "maximize" else -1
-    trials = sorted((line for _, line in _trials(study)), key=lambda line: -sign * line.value)
+    trials = sorted((line for _, line in _trials(study)), key=lambda line: -study.sign * line.value)
     best = {line.kind: line for line in reversed(answer(study).lines)}
     chosen = [*trials[:count], *best.values()]
     return list({(line.trial, line.name): line for line in chosen}.values())
@@ -220,16 +232,18 @@ def _optimism(study: Study) -> Iterator[str]:
         if "reason" in baseline:
             yield f"The baseline {baseline['name']} is missing: {baseline['reason']}."
     if study.baselines:
-        yield "Each branch alone was trained once, by the settings in `solo`."
+        tries = Counter(_role(row)[0] for row in scored(study))
+        also = f", and in {tries['alone']} trials" if tries["alone"] else ""
+        yield (
+            f"Each branch alone was trained once, by the settings in `solo`{also}; of merged "
+            f"networks, {tries['merged']} were tried."
+        )
     yield _sealed(len(study.attributes.get(OPENINGS, ())))
 
 
 def _sealed(openings: int) -> str:
     if not openings:
-        return (
-            "The test split has not been opened. `fuse-search confirm` trains the best again on "
-            "fresh seeds and opens it."
-        )
+        return "The test split has not been opened."
     if openings == 1:
         return "The test split was opened once, for the finalists."
     return (

@@ -78,12 +78,11 @@ class Confirmed:
         return merged, next((each for each in there if each.kind != "merged"), None)
 
 
-def ranked(finalists: Sequence[Finalist], direction: str) -> tuple[Finalist, ...]:
+def ranked(finalists: Sequence[Finalist], sign: int) -> tuple[Finalist, ...]:
     """The best first by the mean on validation, the plainest among equals.
 
-    Last those that were not trained on all seeds.
+    Last those that were not trained on all seeds. `sign`: as a Study has it.
     """
-    sign = 1 if direction == "maximize" else -1
     seeds = max(len(each.val) for each in finalists)
 
     def key(each: Finalist) -> tuple[bool, float, int]:
@@ -131,7 +130,7 @@ def sentences(study: Study, found: Confirmed) -> Iterator[str]:
 
 
 def _verdict(study: Study, found: Confirmed, merged: Finalist, plain: Finalist) -> str:
-    sign = 1 if study.direction == "maximize" else -1
+    sign = study.sign
     leads = [sign * (a - b) for a, b in zip(merged.test, plain.test, strict=True)]
     lead, count = round(mean(leads), EXACT), len(leads)
     spread = round(stdev(leads), EXACT) / math.sqrt(count)

@@ -13,10 +13,11 @@ from ..study import Row, Study
 from ..suggest import as_yaml
 from . import confirmed as confirmation
 from .answer import Answer, answer, best_first, by_kind, number
+from .commands import train_again
 from .confirmed import Confirmed
 from .plots import PLOTS
 from .status import STATES
-from .table import HEADINGS, cells, sentences, train_again
+from .table import HEADINGS, cells, sentences
 
 MOST_VALUES = 8
 

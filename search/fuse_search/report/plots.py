@@ -35,7 +35,7 @@ def history(study: Study, found: Answer) -> Figure | None:
     figure, axes = _figure(f"{study.name}: every trial")
     if complete:
         numbers, values = zip(*complete, strict=True)
-        better = max if study.direction == "maximize" else min
+        better = max if study.sign > 0 else min
         axes.step(
             numbers, list(accumulate(values, better)), where="post", color=BLUE, label="best so far"
         )
@@ -72,9 +72,8 @@ def best_by_kind(study: Study, found: Answer) -> Figure | None:
     shown |= {line.name: [line.value] for line in _plain(found)}
     if not shown:
         return None
-    sign = 1 if study.direction == "maximize" else -1
     figure, axes = _figure(f"{study.name}: the best of each kind", bars=len(shown))
-    upwards = sorted(shown, key=lambda name: sign * shown[name][0])
+    upwards = sorted(shown, key=lambda name: study.sign * shown[name][0])
     for height, name in enumerate(upwards):
         values, is_merged = shown[name], name in merged
         axes.plot(values, [height] * len(values), "o", color=SKY, markersize=4, alpha=0.6)
@@ -105,7 +104,7 @@ def cost(study: Study, found: Answer) -> Figure | None:
     figure, axes = _figure(f"{study.name}: what it costs")
     axes.set_xscale("log")
     axes.step(
-        *_pareto(points, study.direction),
+        *_pareto(points, study.sign),
         where="post",
         color=BLACK,
         lw=1,
@@ -137,9 +136,8 @@ PLOTS: dict[str, Callable[[Study, Answer], Figure | None]] = {
 }
 
 
-def _pareto(points: list[tuple[Any, float]], direction: str) -> tuple[list[float], list[float]]:
+def _pareto(points: list[tuple[Any, float]], sign: int) -> tuple[list[float], list[float]]:
     """The points that no point with as few parameters beats, as a line to the most parameters."""
-    sign = 1 if direction == "maximize" else -1
     best, xs, ys = -math.inf, [], []
     for x, y in sorted(points, key=lambda point: (point[0], -sign * point[1])):
         if sign * y > best:

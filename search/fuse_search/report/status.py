@@ -10,10 +10,15 @@ from ..tally import Row
 
 STATES = ("complete", "pruned", "failed", "infeasible", "running", "preempted", "waiting")
 LOST = ("failed", "infeasible")
+ASKED = "trials"
+"""Under this a study notes how many trials shall be finished in all."""
 
 
 def status(study: Study) -> dict[str, Any]:
     """One JSON object: the study's target, counts by state, its best, epochs and seconds.
+
+    `trials`: how many finished ones (complete and pruned) there shall be. `baselines`: how many
+    have ended.
 
     `epochs_trained` counts all epochs that were computed, those included that were cut off and
     begun again; `epochs_unique` those of them that were not lost with a trial that failed or was
@@ -27,6 +32,8 @@ def status(study: Study) -> dict[str, Any]:
         "study": study.name,
         "direction": study.direction,
         "target": study.target,
+        "trials": study.attributes.get(ASKED),
+        "baselines": len(study.baselines),
         **{state: states[state] for state in STATES},
         "best_value": best.value if best else None,
         "best_trial": best.number if best else None,

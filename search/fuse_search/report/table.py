@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich import box
@@ -11,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..plugins import in_use
-from ..study import Study
+from ..found import BEST
+from ..study import Row, Study
 from . import confirmed as confirmation
-from .answer import BASELINE, Answer, answer, number
+from .answer import BASELINE, Answer, answer, number, run_of
+from .commands import of_file, of_study, train_again
 from .confirmed import Confirmed
 
 HEADINGS = ("network", "value", "to best", "trained", "FLOPs", "seconds", "from")
@@ -78,25 +78,29 @@ def sentences(study: Study, found: Answer, folder: Path) -> list[str]:
         value = f"{study.target} {number(best.value or 0.0)}"
         said.append(f"The best trial is {best.attributes['name']} with {value}.")
         said.append(f"Train it again: {train_again(folder)}")
-        file, it = (folder / BASELINE, found.baseline) if found.baseline else (folder, "it")
-        model, more = f"--model {shlex.quote(str(file))}", _options(folder)
-        said.append(f"Predict with {it}: fuse-search predict {model} --input TABLE.csv{more}")
-        said.append(f"Take it elsewhere: fuse-search export {model} --output DIR{more}")
+        said += _network(study, found, folder, best)
     return said
 
 
-def train_again(folder: Path) -> str:
-    """The command that trains the best trial of a study in this folder again."""
-    return f"fuse-search train {shlex.quote(str(folder / 'best.yaml'))}{_options(folder)}"
-
-
-def _options(folder: Path) -> str:
-    """What the commands need, too: where solo branches and decoded rows are, and the plugins."""
-    elsewhere = folder.parent != Path("results")
-    given = ["--results", str(folder.parent)] if elsewhere else []
-    for plugin in in_use:
-        given += [] if plugin.installed else ["--plugin", plugin.named]
-    return "".join(f" {shlex.quote(each)}" for each in given)
+def _network(study: Study, found: Answer, folder: Path, best: Row) -> Iterator[str]:
+    """What to do with the network that is the answer, once the study has ended and it is kept."""
+    if found.baseline:
+        it, whose, given = found.baseline, f"The network of {found.baseline}", folder / BASELINE
+        run = run_of(study, folder / BASELINE, found.baseline)
+    else:
+        it, whose, given = "it", "Its network", folder
+        run = run_of(study, folder / BEST, best.number)
+    if run is None:
+        yield f"{whose} is kept once the study has ended: {of_study(study, folder)}"
+        return
+    predict = of_file("predict --model", given, folder, " --input TABLE.csv")
+    yield f"Predict with {it}: {predict}"
+    yield f"Take it elsewhere: {of_file('export --model', given, folder, ' --output DIR')}"
+    if run:
+        yield f"Find it in MLflow: run {run}"
+    if {line.kind == "merged" for line in found.lines} == {True, False}:
+        confirm = of_study(study, folder, "confirm ")
+        yield f"See whether the answer holds up on fresh seeds: {confirm}"
 
 
 def amount(count: float | None) -> str:

@@ -156,6 +156,19 @@ def _weights(document: Document, tree: dict[str, Any]) -> None:
             document.problem(("branches", name, "weights"), rule, hint, found=found)
 
 
+def _normalised(document: Document, tree: dict[str, Any]) -> None:
+    for name, branch in tree["branches"].items():
+        mean, std = branch["mean"], branch["std"]
+        if (mean is None) != (std is None):
+            lacking = "mean" if mean is None else "std"
+            rule = f"needs {lacking} beside it"
+            key = "std" if mean is None else "mean"
+            document.problem(("branches", name, key), rule, found=branch[key])
+        elif isinstance(mean, tuple) and isinstance(std, tuple) and len(mean) != len(std):
+            rule = f"must have as many numbers as mean, which has {len(mean)}"
+            document.problem(("branches", name, "std"), rule, found=list(std))
+
+
 def _source_files(document: Document, tree: dict[str, Any]) -> None:
     source = tree["data"].get("source")
     for (name, option), kind in SOURCE_FILES.items():
@@ -273,6 +286,7 @@ RULES: dict[Callable[[Document, dict[str, Any]], None], tuple[Key, ...]] = {
     _files: (),
     _packages: (("branches",),),
     _weights: (("branches",),),
+    _normalised: (("branches",),),
     _source_files: (("data",),),
     _inputs: (("data",), ("branches",)),
     _targets: (("data",), ("tasks",)),

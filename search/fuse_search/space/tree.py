@@ -52,7 +52,8 @@ class Space:
             listed = "\n".join(changed)
             raise InputError(
                 f"{self.file}: the study {self.study!r} was begun with another space:\n{listed}\n"
-                "Give the changed space a new name (study: …), or continue with the old file."
+                "Give the changed space a new name (study: … or --set study=…), or continue with "
+                "the old file."
             )
 
 

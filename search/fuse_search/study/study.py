@@ -40,11 +40,13 @@ class Study:
         self._study, self._storage, self._leases = study, storage, leases
         self.target = search.maximize or search.minimize or "loss"
         self.direction = "maximize" if search.maximize else "minimize"
+        self.sign = 1 if search.maximize else -1
+        """1 where a higher value is better, -1 where a lower one is."""
         self._grid = search.sampler.name == "grid"
         study.sampler = Seeded(partial(make, SAMPLERS, search.sampler), seed, study)
         self._claims: dict[int, Claim] = {}
         self._reports = Reports(storage)
-        self._tally = Tally(maximize=self.direction == "maximize")
+        self._tally = Tally(self.sign)
         self._seen = 0
         """Trials that were looked at,"""
         self._unfinished: list[int] = []

@@ -74,23 +74,46 @@ class Checkpoints:
                 pass
         return None
 
-    def start(self, since: int) -> int:
-        """Note that this process trains from here on, and count those that did and died of it.
-
-        Of all that took the training over; `since` is the fence of the first one that counts.
-        """
-        earlier = set[int]()
+    def start(self) -> None:
+        """Note that this process is at the training from here on."""
         self.open()
-        with suppress(OSError, ValueError):
-            if self._starts.exists():
-                earlier = {int(fence) for fence in self._starts.read_text("ascii").split()}
+        with suppress(OSError):
             self._note(self.fence)
-        return sum(since <= fence < self.fence and -fence not in earlier for fence in earlier)
 
     def left(self) -> None:
-        """Note that this process did not die of it: it was asked to stop."""
+        """Note that this process did not die of it: it was asked to stop. All is written then."""
+        with suppress(RuntimeError):  # it was cleared
+            self._thread.submit(lambda: None).result()
         with suppress(OSError):
             self._note(-self.fence)
+
+    @property
+    def epoch(self) -> int:
+        """How many whole epochs the last checkpoint is after."""
+        return self._last()[1]
+
+    @property
+    def deaths(self) -> int:
+        """How many processes died of the training since the last checkpoint was written."""
+        started, since = self._started(), self._last()[0]
+        return sum(since <= fence < self.fence and -fence not in started for fence in started)
+
+    @property
+    def vain(self) -> int:
+        """How many processes took the training over, and died or left it without a checkpoint."""
+        since = self._last()[0]
+        return sum(since < fence < self.fence for fence in self._started())
+
+    def _started(self) -> set[int]:
+        """The fences of those that started, and negative of those that left."""
+        with suppress(OSError, ValueError):
+            return {int(fence) for fence in self._starts.read_text("ascii").split()}
+        return set()
+
+    def _last(self) -> tuple[int, int]:
+        """The last checkpoint's fence and epoch; 0 without one."""
+        names = [file.name.split("-") for file in self._files()]
+        return (int(names[-1][0]), int(names[-1][1])) if names else (0, 0)
 
     def _note(self, fence: int) -> None:
         with self._starts.open("a", encoding="ascii") as file:
@@ -109,10 +132,26 @@ class Checkpoints:
         """How many epochs were begun, by all that worked on this training."""
         return self._count.stat().st_size if self._count.exists() else 0
 
+    def note_parts(self, parts: int) -> None:
+        """Note in how many parts a batch goes through the network from here on."""
+        with suppress(OSError):
+            self._parts.write_text(str(parts), "ascii")
+
+    @property
+    def parts(self) -> int:
+        """In how many parts a batch went through the network last."""
+        with suppress(OSError, ValueError):
+            return int(self._parts.read_text("ascii"))
+        return 1
+
     def clear(self) -> None:
         """Remove all of them, and wait for the one that is being written."""
         self._thread.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _parts(self) -> Path:
+        return self.folder / "parts"
 
     @property
     def _starts(self) -> Path:

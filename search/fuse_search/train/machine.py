@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -89,6 +92,16 @@ def _same(one: Tensor, other: Tensor) -> bool:
         return torch.equal(one, other)
     one, other = one.float(), other.float()
     return bool((one - other).norm() <= ROUNDING * one.norm())
+
+
+@cache
+def cpu() -> str:
+    """The CPU's model, by which libraries choose kernels, and so the last bits."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def rows_at_once(device: torch.device) -> int:

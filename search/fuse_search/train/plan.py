@@ -35,7 +35,11 @@ class Plan:
         fits(spec.train, shapes, [network.branches[name].input for name in network.topology.fed])
         self._augmentation = Augmentation(spec.train.augment, rows, spec.seed)
         self.mixing = Mixing(spec.train, shapes.values(), self.chance)
+        self._planned: dict[tuple[Prefix, str], Decision] = {}
         self._decisions: dict[tuple[Prefix, str], Decision] = {}
+        """What became of what was planned."""
+        self._refused: dict[str, str] = {}
+        """Values that could not be stored, by their key, and why."""
         self._keys: dict[Values, str] = {}
         self._kept: set[str] = set()
         if prefixes.store:
@@ -113,7 +117,7 @@ class Plan:
 
     def _stored(self, prefix: Prefix, rows_of: str, epoch: int) -> Tensor | None:
         """The values, which are computed and stored now if they never were; None: not kept."""
-        decision, store = self._decisions.get((prefix, rows_of)), self.prefixes.store
+        decision, store = self._planned.get((prefix, rows_of)), self.prefixes.store
         if decision is None or decision.place == "recompute" or store is None:
             return None
         wanted, reason = self._wanted(prefix, rows_of, epoch), decision.reason
@@ -123,13 +127,15 @@ class Plan:
         found = self.prefixes.memory.get(key)
         if found is None:
             values = store.get(key)
-            if values is None:
+            if values is None and key not in self._refused:
                 lower = self._with(prefix, rows_of, epoch)
                 refused = self.prefixes.fill(lower, self._change(rows_of, epoch))
                 values = store.get(key)
-                if values is None:
-                    reason = refused or "what is stored can't be read now"
-            if values is not None:
+                if values is None:  # in a later epoch another process may have stored them
+                    self._refused[key] = refused or "what is stored can't be read now"
+            if values is None:
+                reason = self._refused[key]
+            else:
                 cost = self.prefixes.cost(wanted)
                 worth = self.prefixes.planner.gain(cost, "ram") / cost.nbytes
                 found = self.prefixes.memory.hold(key, values, worth)
@@ -146,7 +152,7 @@ class Plan:
         """
         return [
             self._wanted(other, rows_of, epoch)
-            for (other, of), decision in self._decisions.items()
+            for (other, of), decision in self._planned.items()
             if (other.name, of) == (prefix.name, rows_of)
             and other.stages <= prefix.stages
             and decision.place != "recompute"
@@ -162,7 +168,7 @@ class Plan:
                 except torch.OutOfMemoryError:
                     about = (prefix.name, prefix.stages, len(prefix.branch.stages), rows_of)
                     decision = Decision(*about, "recompute", "no memory to measure it", 0)
-                self._decisions[prefix, rows_of] = decision
+                self._planned[prefix, rows_of] = self._decisions[prefix, rows_of] = decision
                 if decision.place != "recompute":
                     views = range(self.spec.train.epochs)
                     wanted = (self._wanted(prefix, rows_of, epoch) for epoch in views)

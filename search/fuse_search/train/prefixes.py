@@ -25,6 +25,7 @@ from .machine import (
     SHARE,
     Machine,
     Measured,
+    cpu,
     free_device,
     free_disk,
     measure_stages,
@@ -118,7 +119,7 @@ class Prefixes:
 
     def key(self, values: Values) -> str:
         """A name for the content: all that it hangs on, and what it was computed by."""
-        machine = f"{torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+        machine = f"{cpu()} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
         if self.device.type == "cuda":
             machine = torch.cuda.get_device_name(self.device)
         prefix, view = values.prefix, values.view
@@ -166,8 +167,10 @@ class Prefixes:
         it than the bf16 that the next layer makes of it.
         """
         assert self.store is not None
-        patience = max(PATIENCE, 3 * sum(self.cost(each).seconds for each in wanted))
+        costs = [self.cost(each) for each in wanted]
         try:
+            written = sum(cost.nbytes for cost in costs) / self.planner.machine.write
+            patience = max(PATIENCE, 3 * (written + sum(cost.seconds for cost in costs)))
             name = self.key(wanted[0].at(1))
             with self.store.turn(name, patience, self.say, self.stop) as ours:
                 if not ours:

@@ -72,7 +72,7 @@ class Store:
     def get(self, key: str) -> Tensor | None:
         """The array, mapped into memory; None when it isn't there, or is damaged and now gone."""
         folder = self.folder / key
-        if not self.has(key):
+        if not folder.exists():
             return None
         try:
             about, file = _read_about(folder), folder / "values"
@@ -137,13 +137,19 @@ class Store:
 
     def sweep(self) -> int:
         """Remove what killed processes left behind, and count it."""
+        if not self.folder.exists():
+            return 0
+        with FileLock(self.folder / ".lock"):  # nobody begins to write meanwhile
+            return self._sweep()
+
+    def _sweep(self) -> int:
         removed = sum(_remove_if_abandoned(folder) for folder in self.folder.glob(".new-*"))
         for folder in self.folder.glob(".gone-*"):
             shutil.rmtree(folder, ignore_errors=True)
         return removed
 
     def _make_room(self, about: About) -> bool:
-        self.sweep()
+        self._sweep()
         victims = self._victims(about.nbytes, about.worth)
         for folder in victims or ():
             _remove(folder)
@@ -199,6 +205,8 @@ class Writer:
             except OSError:
                 self.abandon()
                 raise
+        else:  # so that it counts as a whole
+            os.truncate(self._file.fileno(), about.nbytes)
 
     def append(self, values: Tensor) -> None:
         """The next rows: [B, *shape[1:]]."""

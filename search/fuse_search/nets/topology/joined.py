@@ -78,10 +78,12 @@ class Reader(nn.Module):
 
     @property
     def early(self) -> nn.Module | None:
-        """What may be done to a tap long before it is read: nothing that makes it larger."""
-        if isinstance(self.pooling, Resize) and prod(self.pooling.size) > prod(self.form.size):
-            return None
-        return self.pooling
+        """What makes a tap smaller, which may be done long before it is read, if it does."""
+        if isinstance(self.pooling, Resize):
+            smaller = prod(self.pooling.size) < prod(self.form.size)
+        else:
+            smaller = len(self.form.shape) > 1 and not isinstance(self.pooling, nn.Identity)
+        return self.pooling if smaller else None
 
     def forward(self, x: Tensor, absent: Tensor | None = None) -> Tensor:
         """`absent`: which rows lack the input, bool [B]; None: no row does."""
