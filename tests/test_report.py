@@ -184,6 +184,13 @@ def test_caution_states_the_standard_error(tmp_path: Path, rows: int, sure: bool
     assert ("so it may be chance" in caution) == (not sure)
     assert "The best of 2 trials on validation is an optimistic number." in caution
     assert "The test split has not been opened." in caution
+    add(study, "a+b", 0.5, state="pruned", epochs=1)
+    add(study, "a+b", 0.85, epochs=0, duplicate_of=0)
+    tries = "trained once, by the settings in `solo`; of merged networks, 3 were tried"
+    assert tries in answer(study).caution
+    add(study, "a", 0.5)
+    tries = "trained once, by the settings in `solo`, and in 1 trial; of merged networks, 3"
+    assert tries in answer(study).caution
 
 
 def test_a_perfect_score_on_few_rows_is_not_certain(tmp_path: Path) -> None:
@@ -271,6 +278,9 @@ def test_commands_name_the_results_and_the_plugins_that_they_need(
             assert f"Find it in MLflow: run {run_id}" in shown
             again = f"See whether the answer holds up on fresh seeds: fuse-search confirm{space}"
             assert again in shown
+            study.note("openings", [["as was asked"]])
+            assert again not in printed(study, folder).splitlines()
+            study.note("openings", [])
             model = f"--model {folder}"
             assert f"Predict with it: fuse-search predict {model} --input TABLE.csv{more}" in shown
             assert f"Take it elsewhere: fuse-search export {model} --output DIR{more}" in shown

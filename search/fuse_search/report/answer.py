@@ -232,8 +232,10 @@ def _optimism(study: Study) -> Iterator[str]:
         if "reason" in baseline:
             yield f"The baseline {baseline['name']} is missing: {baseline['reason']}."
     if study.baselines:
-        tries = Counter(_role(row)[0] for row in scored(study))
-        also = f", and in {tries['alone']} trials" if tries["alone"] else ""
+        tried = (row for row in study.rows() if row.state in ("complete", "pruned"))
+        tries = Counter(_role(row)[0] for row in tried if "duplicate_of" not in row.attributes)
+        count = f"{tries['alone']} trial{'s' if tries['alone'] > 1 else ''}"
+        also = f", and in {count}" if tries["alone"] else ""
         yield (
             f"Each branch alone was trained once, by the settings in `solo`{also}; of merged "
             f"networks, {tries['merged']} were tried."

@@ -13,7 +13,7 @@ from rich.text import Text
 from ..found import BEST
 from ..study import Row, Study
 from . import confirmed as confirmation
-from .answer import BASELINE, Answer, answer, number, run_of
+from .answer import BASELINE, OPENINGS, Answer, answer, number, run_of
 from .commands import of_file, of_study, train_again
 from .confirmed import Confirmed
 
@@ -98,7 +98,8 @@ def _network(study: Study, found: Answer, folder: Path, best: Row) -> Iterator[s
     yield f"Take it elsewhere: {of_file('export --model', given, folder, ' --output DIR')}"
     if run:
         yield f"Find it in MLflow: run {run}"
-    if {line.kind == "merged" for line in found.lines} == {True, False}:
+    both = {line.kind == "merged" for line in found.lines} == {True, False}
+    if both and not study.attributes.get(OPENINGS):
         confirm = of_study(study, folder, "confirm ")
         yield f"See whether the answer holds up on fresh seeds: {confirm}"
 
