@@ -201,11 +201,11 @@ MIDDLE = [
     Moment("ending a trial", attempt, "keep", around),
 ]
 END = [
-    Moment("writing the report", Path, "write_bytes", FIRST, 5),
-    Moment("writing the report", Run, "artifact", around, 3),
     Moment("logging the best network", CLIENT, "create_logged_model", around),
     Moment("logging the best network", CLIENT, "finalize_logged_model", around),
     Moment("logging the best network", Lease, "end", before),
+    Moment("writing the report", Path, "write_bytes", FIRST, 5),
+    Moment("writing the report", Run, "artifact", around, 3),
 ]
 FIRST_OF_ALL = (
     "between epochs",

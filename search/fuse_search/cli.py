@@ -97,9 +97,10 @@ def _refuse_before(context: click.Context, verb: str) -> None:
 def check(
     space: str | None, overrides: Texts, plugins: Texts, results: str, device: str | None
 ) -> None:
-    """Find everything that is wrong with a space, without training or writing anything.
+    """Find everything that is wrong with a space, without training.
 
-    Rows that a run has kept in --results are not read again.
+    Nothing is written to --results, and rows that a run has kept there are not read again. Weights
+    and data that the space names are downloaded, where they aren't here.
     """
     checked = read_first(_needed(space), overrides, plugins)
     from .plugins import in_use
@@ -229,7 +230,7 @@ cli.add_command(export)
 @takes(RESULTS, TRACKING)
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(results: str, tracking_uri: str | None, port: int) -> None:
-    """Open MLflow's page for the results, on http://127.0.0.1:PORT."""
+    """Serve MLflow's page for the results, on http://127.0.0.1:PORT, until Ctrl-C."""
     from .ui import serve_ui
 
     serve_ui(tracking_uri, Path(results), port)
