@@ -72,7 +72,12 @@ def test_check_tells_what_fits_and_writes_nothing(here, capsys):
 
 def test_status_of_a_study_that_was_never_run(here, capsys):
     said = command(capsys, "status", "--space", "small.yaml", code=2).err
-    assert "there is no study 'small'" in said
+    begin = "to begin: fuse-search --space small.yaml"
+    assert f"there is no study 'small' in results yet; {begin}\n" in said
+    options = ("--space", "small.yaml", "--set", "study=other", "--results", "el se")
+    said = command(capsys, "status", *options, code=2).err
+    assert f"{begin} --set study=other --results 'el se'\n" in said
+    assert "--space FILE is needed" in command(capsys, "--trials", "3", code=2).err
     assert files(here) == ["small.yaml"]
 
 
@@ -86,7 +91,9 @@ def test_a_study_of_another_storage_does_not_write_into_this_ones_folder(here, c
         said = command(capsys, verb, "--space", "small.yaml", "--storage", url, code=2).err
         assert "results/small belongs to another study of this name" in said
     assert (here / "results/small/report.md").read_bytes() == report
-    command(capsys, "report", "--space", "small.yaml", *elsewhere)
+    said = command(capsys, "report", "--space", "small.yaml", *elsewhere).out
+    confirm = "fuse-search confirm --space small.yaml"
+    assert f"{confirm} --storage {url} --results elsewhere\n" in said
 
 
 def test_wrong_arguments_exit_with_2(here, capsys):

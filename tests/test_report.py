@@ -256,6 +256,7 @@ def test_commands_name_the_results_and_the_plugins_that_they_need(
     study, plugins = full(tmp_path), ["my parts.py", "three_parts"]
     study.note("file", "my space.yaml")
     study.note("overrides", ["train.lr=1"])
+    study.note("stores", {"storage": "sqlite:///x.db"})
     best, run_id = study.best(), "0123456789abcdef" * 2
     for name, file in zip(("half", "third"), ("my parts.py", "three_parts.py"), strict=True):
         metric = f"def {name}(predicted, true):\n    return 0.5\n"
@@ -265,10 +266,10 @@ def test_commands_name_the_results_and_the_plugins_that_they_need(
         for folder, results in (("results", ""), ("other", " --results other")):
             folder, more = Path(folder, "fusion"), f"{results} --plugin 'my parts.py'"
             more += " --plugin three_parts"
-            space = f" --space 'my space.yaml' --set train.lr=1 --storage URL{more}"
+            space = f" --space 'my space.yaml' --set train.lr=1 --storage sqlite:///x.db{more}"
             shown = printed(study, folder).splitlines()
             assert f"Train it again: fuse-search train {folder}/best.yaml{more}" in shown
-            kept = f"Its network is kept once the study has ended: fuse-search{space}"
+            kept = f"Its network isn't in {folder} yet; this brings it there: fuse-search{space}"
             assert kept in shown and not any("predict" in line for line in shown)
             folder.mkdir(parents=True)
             (folder / "best.safetensors").touch()
@@ -278,6 +279,11 @@ def test_commands_name_the_results_and_the_plugins_that_they_need(
             assert f"Find it in MLflow: run {run_id}" in shown
             again = f"See whether the answer holds up on fresh seeds: fuse-search confirm{space}"
             assert again in shown
+            study.note("trials", 40)
+            shown = printed(study, folder).splitlines()
+            assert again not in shown
+            assert f"6 of 40 trials are finished; to go on: fuse-search{space}" in shown
+            study.note("trials", 6)
             study.note("openings", [["as was asked"]])
             assert again not in printed(study, folder).splitlines()
             study.note("openings", [])

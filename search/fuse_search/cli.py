@@ -73,6 +73,8 @@ def cli(context: click.Context, space: str | None, trials: int | None, **options
         _refuse_before(context, context.invoked_subcommand)
         return
     if space is None:
+        if _given(context):
+            raise click.UsageError("--space FILE is needed")
         click.echo(context.get_help())
         return
     read_first(space, options["overrides"], options["plugins"])
@@ -83,13 +85,16 @@ def cli(context: click.Context, space: str | None, trials: int | None, **options
 
 def _refuse_before(context: click.Context, verb: str) -> None:
     """Options before a verb would be lost without a word."""
-    for name in context.params:
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            long = {"overrides": "set", "plugins": "plugin"}.get(name, name)
-            option = "--" + long.replace("_", "-")
-            raise click.UsageError(
-                f"{option} belongs behind the verb: fuse-search {verb} {option} …"
-            )
+    for name in _given(context):
+        long = {"overrides": "set", "plugins": "plugin"}.get(name, name)
+        option = "--" + long.replace("_", "-")
+        raise click.UsageError(f"{option} belongs behind the verb: fuse-search {verb} {option} …")
+
+
+def _given(context: click.Context) -> list[str]:
+    """The options that the command line has."""
+    default = ParameterSource.DEFAULT
+    return [n for n in context.params if context.get_parameter_source(n) is not default]
 
 
 @cli.command()
@@ -190,12 +195,14 @@ def _existing(
     _cache_in(results)
     from . import study as studies
     from .found import OWNER
+    from .report.commands import of_space
 
     url = storage or studies.storage_url(Path(results), checked.study)
     begun = studies.attributes(url, checked.study)
     if not begun:
         where = masked(storage) if storage else results
-        begin = f"fuse-search --space {space}"
+        stores = {"storage": masked(storage)} if storage else {}
+        begin = of_space("", space or "", overrides, stores, Path(results))
         raise InputError(f"there is no study {checked.study!r} in {where} yet; to begin: {begin}")
     checked.refuse_other(begun.get("space", {}))
     folder = Path(results) / checked.study

@@ -39,7 +39,7 @@ def _in_folder(folder: Path) -> Path:
     for file in (folder / BEST, folder / FILE, *folder.glob(f"data/*/{FILE}")):
         if file.exists():
             return file
-    rule = "a study's has one once it has ended with a complete trial"
+    rule = "a study's has one once the command that runs it has ended with a complete trial"
     raise InputError(f"--model {folder}: the folder has no network: {rule}")
 
 

@@ -12,11 +12,12 @@ from typing import Any
 from uuid import uuid4
 
 from . import study as studies
-from .errors import InputError
+from .errors import InputError, masked
 from .found import OWNER
 from .plugins import use
 from .preflight import Preflight, preflight
 from .progress import Shown
+from .report.commands import STORES
 from .shared import Shared
 from .space import Categorical, IntRange, Space, read_space
 from .stop import Stop
@@ -113,11 +114,13 @@ def open_all(
             studies.open_storage(storage)
         Tracker(tracking_uri, results)
     folder = results / checked.study
-    study = _open(url, checked, ready, folder)
+    named = {"storage": storage, "tracking-uri": tracking_uri}
+    stores = {option: masked(store) for option, store in named.items() if store}
+    study = _open(url, checked, ready, folder, stores)
     return Opened(checked, ready, study, folder, tracking_uri, device)
 
 
-def _open(url: str, space: Space, ready: Preflight, folder: Path) -> Study:
+def _open(url: str, space: Space, ready: Preflight, folder: Path, stores: dict[str, str]) -> Study:
     study = studies.open_study(
         url, space.study, space.search, space.tree["seed"], _epochs(space), folder
     )
@@ -134,6 +137,7 @@ def _open(url: str, space: Space, ready: Preflight, folder: Path) -> Study:
         "space": space.leaves(),
         "file": space.file,
         "overrides": list(space.overrides),
+        STORES: stores,
         "content": content,
         "val_rows": rows_behind(study.target, ready.shared.data, "val"),
         "rows": ready.notes(MOST_ROWS),

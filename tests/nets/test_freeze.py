@@ -17,7 +17,7 @@ def network(topology, **options):
 @pytest.mark.parametrize(
     ("depth", "pooled"),
     [
-        (0, {("a", 1): True, ("a", 3): True, ("b", 3): True}),
+        (0, {("a", 1): True, ("a", 3): False, ("b", 3): False}),  # the last is a vector
         (1, {("a", 1): True, ("a", 2): False, ("b", 2): False}),
         (2, {("a", 1): False, ("b", 1): False}),  # the tap lies where the rest begins
         (3, {}),

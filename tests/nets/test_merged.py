@@ -145,6 +145,10 @@ def test_an_image_is_normalised_as_the_space_says():
             "each of 1 channels",
         ),
         (
+            {"network": choice("conv3x3"), "mean": (123.7,), "std": (58.4,)},
+            "must be divided by 255, found .123.7.",
+        ),
+        (
             {"network": choice("mlp"), "input": "vector", "mean": (0.1,), "std": (1.0,)},
             "is of 1 numbers, and 'vector' has 5",
         ),

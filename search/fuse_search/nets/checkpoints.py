@@ -169,7 +169,9 @@ def _reason(error: Exception) -> str:
     if other := re.search(r"GLOBAL (\S+) was not", str(error)):
         rule = "which could run code: save the state dict alone"
         return f"beside tensors it holds {other[1]}, {rule}"
-    reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    first, *_ = str(error).partition("\n")
+    first, *_ = first.partition(" Re-running")  # torch's advice, which isn't ours
+    reason = f"{type(error).__name__}: {first}"
     return reason if isinstance(error, OSError) else f"it is none that torch can read ({reason})"
 
 

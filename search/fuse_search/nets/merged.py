@@ -265,8 +265,11 @@ def _entry(name: str, branch: BranchSpec, data: Data) -> Entry:
         side = (branch.size, branch.size) if branch.size else shape[1:]
         channels = len(known[0]) if known else shape[0] if own else 3
         if told and len(mean) not in (1, channels):
-            rule = f"must be one number, or one for each of {channels} channels"
-            raise InputError(f"branches.{name}.mean: {rule}")
+            rule = f"must be a list of one number, or of one for each of {channels} channels"
+            raise InputError(f"branches.{name}.mean: {rule}, found {list(told[0])}")
+        if told and mean.max() > 1:
+            rule = "images are in [0, 1]: mean and std must be divided by 255"
+            raise InputError(f"branches.{name}.mean: {rule}, found {list(told[0])}")
         return Entry(Shape((channels, *side)), mean, std)
     numbers = shape[-1] - (shape.kind == "frames")
     if len(mean) != numbers:

@@ -16,6 +16,7 @@ from . import confirmed as confirmation
 from .answer import BASELINE, OPENINGS, Answer, answer, number, run_of
 from .commands import of_file, of_study, train_again
 from .confirmed import Confirmed
+from .status import ASKED
 
 HEADINGS = ("network", "value", "to best", "trained", "FLOPs", "seconds", "from")
 
@@ -91,16 +92,20 @@ def _network(study: Study, found: Answer, folder: Path, best: Row) -> Iterator[s
         it, whose, given = "it", "Its network", folder
         run = run_of(study, folder / BEST, best.number)
     if run is None:
-        yield f"{whose} is kept once the study has ended: {of_study(study, folder)}"
+        yield f"{whose} isn't in {folder} yet; this brings it there: {of_study(study, folder)}"
         return
-    predict = of_file("predict --model", given, folder, " --input TABLE.csv")
+    predict = of_file("predict --model", given, folder, "--input TABLE.csv")
     yield f"Predict with {it}: {predict}"
-    yield f"Take it elsewhere: {of_file('export --model', given, folder, ' --output DIR')}"
+    yield f"Take it elsewhere: {of_file('export --model', given, folder, '--output DIR')}"
     if run:
         yield f"Find it in MLflow: run {run}"
+    finished = study.finished()
+    asked = study.attributes.get(ASKED, finished)
     both = {line.kind == "merged" for line in found.lines} == {True, False}
-    if both and not study.attributes.get(OPENINGS):
-        confirm = of_study(study, folder, "confirm ")
+    if not study.settled(asked):
+        yield f"{finished} of {asked} trials are finished; to go on: {of_study(study, folder)}"
+    elif both and not study.attributes.get(OPENINGS):
+        confirm = of_study(study, folder, "confirm")
         yield f"See whether the answer holds up on fresh seeds: {confirm}"
 
 

@@ -8,12 +8,11 @@ from ..tally import Row
 from .claim import Claim
 from .opening import attributes, open_study
 from .samplers import PRUNERS, SAMPLERS
-from .storage import JOURNAL, open_storage, storage_url
+from .storage import open_storage, storage_url
 from .study import IDENTIFIER, Study
 
 __all__ = [
     "IDENTIFIER",
-    "JOURNAL",
     "PRUNERS",
     "SAMPLERS",
     "Claim",

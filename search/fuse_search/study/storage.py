@@ -19,8 +19,6 @@ from ..errors import InputError, StoreAway, masked
 from ..patience import passing
 from .patience import Patient
 
-JOURNAL = "study.journal"
-"""The file in a study's folder."""
 TAIL = 1 << 12  # bytes in which the begin of the last line is looked for
 TORN = 8
 """So many lines at most may be of a write that was cut off; more are no journal's."""
@@ -119,7 +117,7 @@ def _last_line(file: BinaryIO, end: int) -> int:
 
 def storage_url(results: Path, study: str) -> str:
     """Where a study is stored by default: Optuna's journal beside its report."""
-    return f"journal://{results / study / JOURNAL}"
+    return f"journal://{results / study / 'study.journal'}"
 
 
 def open_storage(url: str) -> Patient:
