@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from claimant import opened
-from fuse_search import attempt, errors, feasible
+from fuse_search import attempt, errors, feasible, trial
 from fuse_search.errors import StudyStopped
 from fuse_search.opening import open_all
 from fuse_search.progress import Progress
@@ -170,7 +170,7 @@ def test_a_trial_that_was_told_and_not_closed_is_closed_without_training(folder,
 
 def test_what_kills_processes_before_the_first_epoch_ends_the_trial(folder, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(attempt, "check", lambda *args: kill())
+        patch.setattr(trial, "Plan", lambda *args: kill())  # which measures
         for _ in range(5):
             bench = Bench(folder)
             with pytest.raises(Killed):

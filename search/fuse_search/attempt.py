@@ -127,10 +127,10 @@ class Attempt:
 
     def _trained(self, run: Run, parts: int) -> tuple[str, float]:
         shared, epochs, how = self.ready.shared, self.spec.train.epochs, "complete"
-        start(self.spec, self.checkpoints)
         if not self.checkpoints.begun:  # what was measured here once holds to its end
             check(self.spec, shared, self.space.limits, parts)
         trial, history = Trial(self.spec, shared, parts), []
+        start(self.spec, self.checkpoints)
         run.log(trial.costs, 0, self.claim.began)
         unlogged: deque[Epoch] = deque()
         decided: list[Decision] = []

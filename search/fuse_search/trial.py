@@ -249,6 +249,7 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
 
     def train(parts: int) -> tuple[Trial, list[Epoch]]:
         trial = Trial(spec, shared, parts)
+        start(spec, checkpoints)
         return trial, list(_once(trial, checkpoints, lease))
 
     def say(why: str) -> None:
@@ -259,7 +260,6 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
         try:  # another worker may have done it
             trial, history = _kept(spec, shared, file)
         except InputError:
-            start(spec, checkpoints)
             trial, history = sparing(train, shared, say, checkpoints.parts)
             about = [asdict(replace(epoch, outputs={}, saved=None)) for epoch in history]
             lease.check()
@@ -283,7 +283,7 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
 
 
 def start(spec: TrialSpec, checkpoints: Checkpoints) -> None:
-    """Note that this process is at a spec's training from here on.
+    """Note that this process is at a spec's training from here on, and not at those it is made of.
 
     Raises TrialError where process after process died of it; not of what comes after its epochs.
     """
