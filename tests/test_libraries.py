@@ -89,11 +89,17 @@ READ = "37 tensors of hf:bert, ignored 2: pooler.dense.bias, pooler.dense.weight
 
 def test_check_tells_in_a_line_what_was_loaded_into_each_branch(capsys: Capture) -> None:
     said = checked(capsys, 0)
-    tensors = len(timm.create_model("test_resnet", num_classes=0).state_dict())
-    assert f"  branch look: 5 stages; {tensors} {LOOK}\n" in said
+    network = timm.create_model("test_resnet", num_classes=0)
+    tensors = len(network.state_dict())
+    mean, std = (
+        ", ".join(f"{number:.3g}" for number in network.pretrained_cfg[name])
+        for name in ("mean", "std")
+    )
+    by = f"; images by mean {mean}, deviation {std}\n"
+    assert f"  branch look: 5 stages; {tensors} {LOOK}{by}" in said
     assert f"  branch read: 3 stages; {READ}\n" in said
     said = checked(capsys, 0, "branches.look.weights=none")
-    assert "  branch look: 5 stages; random weights\n" in said
+    assert f"  branch look: 5 stages; random weights{by}" in said
 
 
 def test_a_study_tells_it_once_and_logs_it(folder: Path, capsys: Capture) -> None:
