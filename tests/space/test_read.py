@@ -160,6 +160,17 @@ def test_an_order_is_read_as_it_stands() -> None:
     assert (left["type"], left["order"]) == ("ordinal", ("low", "mid", "high"))
 
 
+def test_a_study_goes_on_with_what_an_earlier_version_did_not_know_if_it_is_left_out() -> None:
+    branch = next(iter(read().tree["branches"]))
+    key = f"branches.{branch}.mean"
+    begun = {name: leaf for name, leaf in read().leaves().items() if name != key}
+    assert begun != read().leaves()
+    read().refuse_other(begun)
+    told = read(f"{key}=[0.5]", f"branches.{branch}.std=[0.5]")
+    with pytest.raises(InputError, match=f"{key}: was not there"):
+        told.refuse_other(begun)
+
+
 def test_two_spaces_are_the_same_by_their_leaves() -> None:
     assert read("search.trials=3").leaves() == read().leaves()
     for override in ("train.lr=0.1", "merge.use=[small]", "search.sampler=random", "seed=1"):

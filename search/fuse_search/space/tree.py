@@ -41,12 +41,15 @@ class Space:
         return dict(_leaves({**self.tree, "search": search, "limits": limits}, ""))
 
     def refuse_other(self, begun: dict[str, str]) -> None:
-        """Raise InputError unless a study that was begun with these leaves can go on with this."""
-        now = self.leaves()
+        """Raise InputError unless a study that was begun with these leaves can go on with this.
+
+        What is null counts as left out: it may be an option that came later.
+        """
+        now, null = self.leaves(), quote(None)
         changed = [
             f"  {key}: was {begun.get(key, 'not there')}, is {now.get(key, 'not there')}"
             for key in dict.fromkeys([*begun, *now])
-            if begun.get(key) != now.get(key)
+            if begun.get(key, null) != now.get(key, null)
         ]
         if begun and changed:
             listed = "\n".join(changed)
