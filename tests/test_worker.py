@@ -40,6 +40,13 @@ def pruned(folder: Path):
     return study, claim
 
 
+def test_the_pruner_is_not_asked_after_the_last_epoch(tmp_path):
+    study, _ = pruned(tmp_path)  # which it would stop, as any other of these values
+    other = study.claim(9).number
+    assert [study.report(other, epoch, 0.1, epoch == 1) for epoch in range(2)] == [False] * 2
+    assert study.report(other, 1, 0.1)  # if it were not the last one
+
+
 @pytest.mark.parametrize("told", [False, True])
 def test_epochs_that_are_told_again_are_judged_as_they_were(tmp_path, told):
     study, claim = pruned(tmp_path)

@@ -145,7 +145,7 @@ class Attempt:
             self.progress.epoch(self.name, epoch.number, epochs, value)
             if trial.joins_outputs:  # what isn't trained can't be compared epoch by epoch
                 continue
-            if self.study.report(self.number, epoch.number, value) and epoch.number + 1 < epochs:
+            if self.study.report(self.number, epoch.number, value, epoch.number + 1 == epochs):
                 how = "pruned"
                 break
         metrics = finish(run, trial, history, self.study.target)

@@ -288,8 +288,7 @@ def start(spec: TrialSpec, checkpoints: Checkpoints) -> None:
     Raises TrialError where process after process died of it; not of what comes after its epochs.
     """
     checkpoints.start()
-    epoch = checkpoints.epoch
-    if epoch < spec.train.epochs and checkpoints.deaths >= DEATHS:
+    if checkpoints.deaths >= DEATHS and (epoch := checkpoints.epoch) < spec.train.epochs:
         raise TrialError(f"{DEATHS} processes died of its epoch {epoch + 1}")
 
 

@@ -128,10 +128,10 @@ class Worker:
         if best and best.number == number:
             with suppress(OSError):
                 (self.folder.parent / BEST).unlink(missing_ok=True)
-        for file in self.folder.glob("[0-9]*.safetensors"):
+        files = {int(file.stem): file for file in self.folder.glob("[0-9]*.safetensors")}
+        for number in self.study.superseded(files):
             with suppress(OSError):
-                if self.study.superseded(int(file.stem)):
-                    file.unlink(missing_ok=True)
+                files[number].unlink(missing_ok=True)
 
     def _watch(self, spec: TrialSpec, epoch: Epoch) -> None:
         value = epoch.metrics.get(self.target)

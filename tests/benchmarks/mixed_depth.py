@@ -6,7 +6,7 @@ import itertools
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -29,6 +29,8 @@ KINDS = {
     "gradual": (2, True),
 }
 DEPTHS = (0, 1, 2)
+TURNS = 3
+"""How often the tails are timed after each alternation."""
 NETWORKS = ("squeezenet1_1", "efficientnet_b0")
 """At 128 px, for what can be shared hangs on them: of networks whose last stages take most of the
 time, as at 64 px many do, nobody could save half."""
@@ -42,7 +44,7 @@ BOUND = """\
 The bound is T·E·(f+t) / (U·f + T·E·t), with f the seconds of an epoch's frozen forward passes and \
 t those of all above, means over the {epochs} epochs of all trials, and U = {distinct} distinct \
 prefixes. f + t is that of the baseline's runs above; t was measured with the baseline's code on \
-activations in memory, the median of {times}:
+activations in memory after each alternation, for its bound, each time the median of {times}:
 
 | trained stages | epochs | tail (t), s |
 | --- | --- | --- |
@@ -59,10 +61,11 @@ def main() -> int:
         sizes = {"side": 128, "batch_size": 32}
         job = make_job(settings(), (128, 32), chosen, folder / "weights", NETWORKS, **sizes)
         decode, initial = ours.decoder(job, folder / "f"), ours.initial(job, folder / "f")
-        tails = measure(job, decode, initial, times=chosen.alternations)
+        measure, tails = tail(job, decode, initial), []
         for pairs in compared(job, chosen, folder):
+            tails.append(measure())
             found = table(pairs, chosen.alternations, tolerance(job))
-            reached = bound(job, tails, pairs, chosen.alternations)
+            reached = bound(job, tails, pairs)
             write_page(chosen, NAME, TITLE, job.describe(STUDY), found, reached, ABOUT)
     return int(void(pairs, tolerance(job)))
 
@@ -73,17 +76,22 @@ def settings() -> Iterator[Setting]:
         yield Setting(fusion, lr, depth=depth, gradual=gradual)
 
 
-def measure(job: Job, decode: Decode, initial: Initial, times: int) -> dict[int, float]:
-    """Seconds of an epoch on activations, by depth, by turns; the first turn doesn't count."""
+def tail(job: Job, decode: Decode, initial: Initial) -> Callable[[], dict[int, float]]:
+    """What measures the seconds of an epoch on activations, by depth: now, as a machine drifts."""
     images, branches = resident(job, decode), pretrained(job.weights, job.device)
     with torch.no_grad(), torch.autocast(job.device.type, torch.bfloat16, enabled=in_bf16(job)):
         taps = {depth: activations(branches, images, STAGES - depth) for depth in DEPTHS}
     trials = {d: Trial(replace(job.settings[0], depth=d), job, branches, initial) for d in DEPTHS}
-    found: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
-    for _ in range(times + 1):
-        for depth, trial in trials.items():
-            found[depth].append(seconds(trial, taps[depth], STAGES - depth))
-    return {depth: median(each[1:]) for depth, each in found.items()}
+
+    def measure() -> dict[int, float]:
+        turns = [
+            {d: seconds(trial, taps[d], STAGES - d) for d, trial in trials.items()}
+            for _ in range(TURNS)
+        ]
+        return {depth: median(turn[depth] for turn in turns) for depth in DEPTHS}
+
+    measure()  # the first time warms up
+    return measure
 
 
 def activations(branches: list[list[torch.nn.Module]], images: Rows, stages: int) -> Rows:
@@ -101,22 +109,25 @@ def seconds(trial: Trial, rows: Rows, start: int) -> float:
     return time.perf_counter() - begun
 
 
-def bound(job: Job, tails: dict[int, float], pairs: list[Pair], times: int) -> str:
+def bound(job: Job, tails: list[dict[int, float]], pairs: list[Pair]) -> str:
     """What sharing can gain at most, and how much of it was gained, in words."""
     epochs = Counter(s.depth_at(epoch) for s in job.settings for epoch in range(job.epochs))
     count, distinct = epochs.total(), len(epochs)
-    t = sum(tails[depth] * n for depth, n in epochs.items()) / count
-    fs = [plain.trials / count - t for _, plain in pairs]
-    bounds = [count * (f + t) / (distinct * f + count * t) for f in fs]
+    ts = [sum(each[depth] * n for depth, n in epochs.items()) / count for each in tails]
+    fs = [plain.trials / count - t for (_, plain), t in zip(pairs, ts, strict=True)]
+    bounds = [count * (f + t) / (distinct * f + count * t) for f, t in zip(fs, ts, strict=True)]
     reached = [ratio / most for ratio, most in zip(ratios(pairs), bounds, strict=True)]
     share, spanned = spread(reached).split(" | ")
     return BOUND.format(
         epochs=count,
         distinct=distinct,
-        times=times,
-        rows="\n".join(f"| {d} | {epochs[d]} | {tails[d]:.3f} |" for d in sorted(epochs)),
+        times=TURNS,
+        rows="\n".join(
+            f"| {d} | {epochs[d]} | {median(each[d] for each in tails):.3f} |"
+            for d in sorted(epochs)
+        ),
         f=median(fs),
-        t=t,
+        t=median(ts),
         bound=median(bounds),
         share=f"{share} ({spanned})",
     )

@@ -19,7 +19,7 @@ class Reports:
         self._last: dict[int, int] = {}
         """The last epoch that was told, by trial."""
 
-    def tell(self, claim: Claim, epoch: int, value: float) -> bool:
+    def tell(self, claim: Claim, epoch: int, value: float, ended: bool) -> bool:
         """Tell a value; whether to stop, which a storage that is away does not say.
 
         What is told again is answered as it was: training went on after all but the last one.
@@ -36,7 +36,7 @@ class Reports:
         try:
             with self._storage.at_once():
                 self.catch_up(claim)
-                return self._decide(claim, epoch)
+                return not ended and self._decide(claim, epoch)
         except StoreUnreachable:
             return False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -179,14 +179,16 @@ class Study:
         if claim.row.state == "running":
             claim.trial.set_user_attr(*noted(attributes))
 
-    def report(self, number: int, epoch: int, value: float) -> bool:
+    def report(self, number: int, epoch: int, value: float, last: bool = False) -> bool:
         """Tell the target's value after an epoch; whether the trial had better be stopped.
+
+        Not after the last one: there is nothing left to stop.
 
         To tell it again changes nothing, and gives the same answer if it was the last one told.
         What the storage can't take now is told with the next one: training goes on meanwhile.
         Raises LeaseLost.
         """
-        return self._reports.tell(self._held(number), epoch, value)
+        return self._reports.tell(self._held(number), epoch, value, last)
 
     def tell(self, number: int, state: str, value: float | None = None) -> None:
         """End a trial as complete (with its value), pruned or failed. Raises LeaseLost."""
@@ -285,11 +287,11 @@ class Study:
         self._look()
         return self._tally.keeps(row)
 
-    def superseded(self, number: int) -> bool:
-        """Whether a trial has ended and its network is none to keep."""
+    def superseded(self, numbers: Iterable[int]) -> list[int]:
+        """Which of these trials have ended, and their networks are none to keep."""
         self._look()
-        ended = number < self._seen and number not in self._unfinished
-        return ended and number not in self._tally.kept
+        ended = [n for n in numbers if n < self._seen and n not in self._unfinished]
+        return [n for n in ended if n not in self._tally.kept]
 
     def importances(self) -> dict[str, float]:
         """How much each parameter tells good trials from bad (PED-ANOVA, Watanabe et al. 2023)."""

@@ -95,8 +95,10 @@ class Checkpoints:
     @property
     def deaths(self) -> int:
         """How many processes died of the training since the last checkpoint was written."""
-        started, since = self._started(), self._last()[0]
-        return sum(since <= fence < self.fence and -fence not in started for fence in started)
+        started = self._started()
+        earlier = [fence for fence in started if 0 <= fence < self.fence and -fence not in started]
+        since = self._last()[0] if earlier else 0
+        return sum(since <= fence for fence in earlier)
 
     @property
     def vain(self) -> int:
