@@ -130,7 +130,7 @@ class Attempt:
         if not self.checkpoints.begun:  # what was measured here once holds to its end
             check(self.spec, shared, self.space.limits, parts)
         trial, history = Trial(self.spec, shared, parts), []
-        start(self.spec, self.checkpoints)
+        start(self.checkpoints)
         run.log(trial.costs, 0, self.claim.began)
         unlogged: deque[Epoch] = deque()
         decided: list[Decision] = []

@@ -43,7 +43,6 @@ from .train.loop import Epoch, Training
 from .train.measure import measure, predict
 from .train.plan import Plan
 from .train.planner import Decision
-from .train.prefixes import Prefixes
 from .version import made_by
 
 EVERY = 300.0
@@ -51,9 +50,6 @@ EVERY = 300.0
 process before that came to no further checkpoint, or kills that come sooner would undo it all."""
 DEATHS = 5
 """After so many processes that came to no further checkpoint, a training is at fault itself."""
-VAIN = 2
-"""After so many that came to none, also because they were stopped, nothing is stored that they may
-have been at: an epoch has checkpoints in its middle, and that has none."""
 
 
 class Trial:
@@ -103,7 +99,7 @@ class Trial:
 
         Raises:
             Preempted: it was asked to stop; what was trained is saved.
-            TrialError: the loss is no longer a finite number.
+            TrialError: the loss is no longer a finite number, or process after process died of it.
         """
         if isinstance(self.network, Ensemble):
             data, rows = self.shared.data, self.shared.data.splits["val"]
@@ -113,10 +109,7 @@ class Trial:
             metrics = {f"val/{name}": value for name, value in measured.items()}
             yield Epoch(0, metrics, {}, 0.0, time.time())
         elif isinstance(self.network, Merged):
-            prefixes = self.shared.prefixes
-            if checkpoints and checkpoints.vain >= VAIN:
-                prefixes = Prefixes(self.shared.data, self.shared.device)
-            self._plan = Plan(prefixes, self.network, self.spec)
+            self._plan = Plan(self.shared.prefixes, self.network, self.spec)
             training = Training(self.network, self.spec, self._plan, self.parts)
             yield from (
                 self._train(training)
@@ -137,6 +130,8 @@ class Trial:
         if state and state.about["of"] == of:  # and not of a study that was begun anew
             training.load(state)
             yield from training.history
+        if training.epoch < self.spec.train.epochs and deaths >= DEATHS:  # or of what comes after
+            raise TrialError(f"{DEATHS} processes died of its epoch {training.epoch + 1}")
         last: State | None = None
 
         def save() -> Future[None]:
@@ -249,7 +244,7 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
 
     def train(parts: int) -> tuple[Trial, list[Epoch]]:
         trial = Trial(spec, shared, parts)
-        start(spec, checkpoints)
+        start(checkpoints)
         return trial, list(_once(trial, checkpoints, lease))
 
     def say(why: str) -> None:
@@ -282,14 +277,14 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
     return trial, history
 
 
-def start(spec: TrialSpec, checkpoints: Checkpoints) -> None:
-    """Note that this process is at a spec's training from here on, and not at those it is made of.
+def start(checkpoints: Checkpoints) -> None:
+    """Note that this process is at a training from here on, and not at those it is made of.
 
-    Raises TrialError where process after process died of it; not of what comes after its epochs.
+    Raises TrialError where process after process died of it before its first checkpoint.
     """
     checkpoints.start()
-    if checkpoints.deaths >= DEATHS and (epoch := checkpoints.epoch) < spec.train.epochs:
-        raise TrialError(f"{DEATHS} processes died of its epoch {epoch + 1}")
+    if checkpoints.deaths >= DEATHS and not checkpoints.there:
+        raise TrialError(f"{DEATHS} processes died of its epoch 1")
 
 
 def _once(trial: Trial, checkpoints: Checkpoints, lease: Lease) -> Iterator[Epoch]:

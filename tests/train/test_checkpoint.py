@@ -392,35 +392,16 @@ def left(here: Shared) -> list[Path]:
 def test_a_trial_that_kills_whoever_trains_it_ends_as_its_own_fault(tmp_path):
     given, here, folder = spec(), shared(DATA, tmp_path), tmp_path / "trial"
     checkpoints = Checkpoints(folder, fence=1)
-    start(given, checkpoints)
-    next(
-        Trial(given, here).epochs(checkpoints)
-    ).saved.result()  # and it goes on to the second epoch
+    start(checkpoints)
+    next(Trial(given, here).epochs(checkpoints)).saved.result()  # and goes on to the second epoch
     for fence in range(2, 6):  # as processes do that are killed before its end
-        start(given, Checkpoints(folder, fence))
+        start(Checkpoints(folder, fence))
+    checkpoints = Checkpoints(folder, fence=6)
+    start(checkpoints)
+    epochs = Trial(given, here).epochs(checkpoints)
+    assert next(epochs).number == 0  # after which the pruner may have stopped it
     with pytest.raises(TrialError, match="5 processes died of its epoch 2"):
-        start(given, Checkpoints(folder, fence=6))
-
-
-def test_after_two_that_came_to_no_checkpoint_nothing_is_stored(tmp_path):
-    """They may have been stopped while values were computed, which are begun anew each time."""
-    given, here, folder = spec(unfreeze={"depth": 0}), shared(DATA, tmp_path), tmp_path / "trial"
-    here.prefixes = Prefixes(DATA, CPU, tmp_path / "cache")
-    for fence in (1, 2):
-        checkpoints = Checkpoints(folder, fence)
-        start(given, checkpoints)
-        assert checkpoints.vain == fence - 1
-        checkpoints.left()
-    trial, checkpoints = Trial(given, here), Checkpoints(folder, fence=3)
-    start(given, checkpoints)
-    assert checkpoints.vain == 2
-    *_, last = trial.epochs(checkpoints)
-    assert trial.decisions == []
-    last.saved.result()
-    assert Checkpoints(folder, fence=4).vain == 0
-    trial = Trial(given, here)
-    list(trial.epochs(Checkpoints(folder, fence=4)))
-    assert trial.decisions
+        next(epochs)
 
 
 class Killed(BaseException):
@@ -437,7 +418,7 @@ def train_for(steps: int, trial: Trial, folder: Path, fence: int, monkeypatch):
         step(*args)
 
     checkpoints = Checkpoints(folder, fence)
-    start(trial.spec, checkpoints)
+    start(checkpoints)
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_step", mortal)
         patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
@@ -476,7 +457,7 @@ def test_what_kills_processes_after_the_last_epoch_is_no_fault_of_the_training(t
     given, here, folder = spec(), shared(DATA, tmp_path), tmp_path / "trial"
     for fence in range(1, 9):
         checkpoints = Checkpoints(folder, fence)
-        start(given, checkpoints)
+        start(checkpoints)
         epochs = list(Trial(given, here).epochs(checkpoints))
         assert [epoch.number for epoch in epochs] == [0, 1]
         if fence == 1:

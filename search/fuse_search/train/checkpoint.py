@@ -88,34 +88,24 @@ class Checkpoints:
             self._note(-self.fence)
 
     @property
-    def epoch(self) -> int:
-        """How many whole epochs the last checkpoint is after."""
-        return self._last()[1]
+    def there(self) -> bool:
+        """Whether there is any."""
+        return bool(self._files())
 
     @property
     def deaths(self) -> int:
         """How many processes died of the training since the last checkpoint was written."""
         started = self._started()
         earlier = [fence for fence in started if 0 <= fence < self.fence and -fence not in started]
-        since = self._last()[0] if earlier else 0
+        files = self._files() if earlier else []
+        since = int(files[-1].name.split("-")[0]) if files else 0  # its fence
         return sum(since <= fence for fence in earlier)
-
-    @property
-    def vain(self) -> int:
-        """How many processes took the training over, and died or left it without a checkpoint."""
-        since = self._last()[0]
-        return sum(since < fence < self.fence for fence in self._started())
 
     def _started(self) -> set[int]:
         """The fences of those that started, and negative of those that left."""
         with suppress(OSError, ValueError):
             return {int(fence) for fence in self._starts.read_text("ascii").split()}
         return set()
-
-    def _last(self) -> tuple[int, int]:
-        """The last checkpoint's fence and epoch; 0 without one."""
-        names = [file.name.split("-") for file in self._files()]
-        return (int(names[-1][0]), int(names[-1][1])) if names else (0, 0)
 
     def _note(self, fence: int) -> None:
         with self._starts.open("a", encoding="ascii") as file:
