@@ -191,6 +191,20 @@ def test_what_kills_processes_before_the_first_epoch_ends_the_trial(folder, monk
     assert row.attributes["reason"] == "5 processes died of its epoch 1"
 
 
+def test_what_kills_processes_after_a_trial_was_told_is_no_fault_of_it(folder, monkeypatch):
+    for _ in range(7):
+        bench = Bench(folder)
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            before(patch, Run, "end", 1, kill)
+            patch.setattr(Checkpoints, "_files", lambda checkpoints: [])  # as of an ensemble
+            bench.one()
+        bench.parent.flush()
+        bench.close()
+    bench = Bench(folder)
+    bench.one()
+    assert bench.runs() == [("FINISHED", "complete", [0, 1])]
+
+
 @pytest.mark.parametrize("after", [1, 2])
 def test_who_lost_its_lease_writes_nothing_more(folder, monkeypatch, after):
     slow = Bench(folder)

@@ -130,7 +130,8 @@ class Attempt:
         if not self.checkpoints.begun:  # what was measured here once holds to its end
             check(self.spec, shared, self.space.limits, parts)
         trial, history = Trial(self.spec, shared, parts), []
-        start(self.checkpoints)
+        if self.before.state == "running":  # or else it was told, and nobody dies of its training
+            start(self.checkpoints)
         run.log(trial.costs, 0, self.claim.began)
         unlogged: deque[Epoch] = deque()
         decided: list[Decision] = []
