@@ -192,11 +192,11 @@ def test_what_kills_processes_before_the_first_epoch_ends_the_trial(folder, monk
 
 
 def test_what_kills_processes_after_a_trial_was_told_is_no_fault_of_it(folder, monkeypatch):
-    for _ in range(7):
+    monkeypatch.setattr(Checkpoints, "_files", lambda checkpoints: [])  # as of an ensemble
+    for _ in range(6):
         bench = Bench(folder)
         with monkeypatch.context() as patch, pytest.raises(Killed):
             before(patch, Run, "end", 1, kill)
-            patch.setattr(Checkpoints, "_files", lambda checkpoints: [])  # as of an ensemble
             bench.one()
         bench.parent.flush()
         bench.close()
