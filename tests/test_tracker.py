@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fuse_search.errors import InputError, StoreAway, masked
+from fuse_search.errors import InputError, LeaseLost, StoreAway, masked
 from fuse_search.nets.export import program, save_program
 from fuse_search.tracker import STUDY, Run, Tracker
 from fuse_search.tracker.model import TORCH, Model
@@ -218,6 +218,51 @@ def test_what_goes_wrong_in_the_background_is_raised_by_a_later_call(tracker):
     assert (home / "after.txt").read_text() == "still written"
     states = [tracker.client.get_run(each.run_id).info.status for each in (run, study)]
     assert states == ["FINISHED", "FAILED"]
+
+
+def test_a_worker_that_slept_while_another_one_began_its_run_leaves_no_second(tracker):
+    awake, asleep = (tracker.open_study("slept", {}) for _ in range(2))
+    asked = []
+
+    def held() -> bool:
+        """True when it fell asleep, and it wakes after the other one took the trial over."""
+        asked.append(1)
+        if len(asked) == 1:
+            awake.child("0 other", {}, {"trial": "0"}, again=True, held=lambda: True)
+            awake.flush()
+        return len(asked) == 1
+
+    late = asleep.child("0 late", {}, {"trial": "0"}, held=held)
+    late.log({"val/loss": 1.0}, 0, 5.0)
+    asleep.flush()
+    (run,) = runs_of(tracker, awake)
+    assert run.info.run_name == "0 other"
+    with pytest.raises(LeaseLost):
+        late.run_id  # noqa: B018
+
+
+def test_a_run_that_a_sleeping_worker_began_meanwhile_goes(tracker):
+    awake, asleep = (tracker.open_study("meanwhile", {}) for _ in range(2))
+    asked, late = [], []
+
+    def held() -> bool:
+        asked.append(1)
+        if len(asked) == 2:  # it looked for a run, found none, and began its own
+            late.append(asleep.child("0 late", {}, {"trial": "0"}))
+            asleep.flush()
+        return True
+
+    awake.child("0 other", {}, {"trial": "0"}, again=True, held=held)
+    awake.flush()
+    assert len(late) == 1
+    (run,) = runs_of(tracker, awake)
+    assert run.info.run_name == "0 other"
+
+
+def runs_of(tracker: Tracker, study: Run) -> list:
+    """The runs below a study's."""
+    query = f"tags.`mlflow.parentRunId` = '{study.run_id}'"
+    return tracker.client.search_runs([study.experiment_id], query)
 
 
 def test_a_run_that_cannot_be_created_says_so_to_whoever_asks_for_it(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from ..errors import LeaseLost
 from .model import Model, log_model
 from .patience import patiently
 from .writes import Writes, while_held
@@ -103,12 +104,27 @@ class Run:
             tried = True
             if found:
                 return self._reopened(found[0])
-            return self.client.create_run(self.experiment_id, started, own, name).info.run_id
+            run_id = self.client.create_run(self.experiment_id, started, own, name).info.run_id
+            if held and (again or not held()):
+                self._leave_one(run_id, own, held)
+            return run_id
 
         run_id = self._below.later(while_held(held, begin))
         run = Run(self.client, self.experiment_id, run_id, self._below, own, again, held)
         run.describe(params, {})
         return run
+
+    def _leave_one(self, run_id: str, tags: Mapping[str, str], held: Callable[[], bool]) -> None:
+        """Of the runs that workers began at once, as one was suspended at it, one has to go.
+
+        Whoever has the trial keeps its own. Raises LeaseLost to another one.
+        """
+        holds = held()
+        others = [run.info.run_id for run in self._search(tags) if run.info.run_id != run_id]
+        for each in others if holds else [run_id] * bool(others):
+            self.client.delete_run(each)
+        if not holds:
+            raise LeaseLost("another worker has this run")
 
     def _reopened(self, found: Any) -> str:
         run_id = found.info.run_id
