@@ -1,3 +1,4 @@
+import fcntl
 import json
 import multiprocessing
 import os
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from fuse_search.errors import Preempted
-from fuse_search.train.store import OVERHEAD, STALE, About, Store
+from fuse_search.train.array import About
+from fuse_search.train.store import OVERHEAD, STALE, Store
 
 
 def about(shape=(10, 4), seconds=1.0, dtype="float32", channels_last=False):
@@ -128,19 +130,65 @@ def test_what_nobody_read_for_long_goes_first(tmp_path):
     assert store.has("dear") and not store.has("dearest")
 
 
-def test_values_in_use_stay_readable_when_they_go(tmp_path):
+READER = """
+import sys
+from pathlib import Path
+from fuse_search.train.store import Store
+values = Store(Path(sys.argv[1]), 1 << 20).get("a")
+print(float(values.sum()), flush=True)
+sys.stdin.readline()
+part = values[5:7]
+del values
+print(float(part.sum()), flush=True)
+sys.stdin.readline()
+del part
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_values_that_another_process_reads_stay_until_it_is_done(killed, tmp_path):
     store = Store(tmp_path, 100 << 10)
-    values = torch.randn(10_000, 1)
-    write(store, "a", values, 1.0)
-    held = store.get("a")
-    assert write(Store(tmp_path, 100 << 10), "b", torch.zeros(15_000, 1), 5.0)
-    assert store.get("a") is None and torch.equal(held, values)
+    write(store, "a", torch.ones(10_000, 1), 1.0)
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    better = torch.zeros(15_000, 1)
+    with reader:
+        assert reader.stdout.readline() == "10000.0\n"
+        assert not write(store, "b", better, 5.0)
+        assert not store.fits(60_000, 5.0)
+        print(file=reader.stdin, flush=True)
+        assert reader.stdout.readline() == "2.0\n"
+        assert not write(store, "b", better, 5.0)  # a part of them is read still
+        if killed:
+            reader.kill()
+            reader.wait()
+        else:
+            print(file=reader.stdin, flush=True)
+            assert reader.stdout.readline() == "done\n"
+        assert write(store, "b", better, 5.0)
+        assert not store.has("a")
+        reader.kill()
+
+
+def test_values_are_read_while_somebody_asks_whether_they_are_in_use(tmp_path):
+    store, values = Store(tmp_path, 1 << 20), torch.randn(10, 4)
+    write(store, "a", values)
+    with (tmp_path / "a/values").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert torch.equal(store.get("a"), values)
 
 
 def test_unfinished_values_count_and_those_of_dead_writers_go(tmp_path):
     code = (
         "import sys, time, torch; from pathlib import Path; "
-        "from fuse_search.train.store import About, Store; "
+        "from fuse_search.train.array import About; "
+        "from fuse_search.train.store import Store; "
         "writer = Store(Path(sys.argv[1]), 1 << 20)"
         ".writer('a', About('x', (100_000, 1), 'float32', False, 0, 1.0)); "
         "writer.append(torch.zeros(50_000, 1)); print('half', flush=True); time.sleep(60)"

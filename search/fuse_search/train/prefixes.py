@@ -21,6 +21,7 @@ from ..data.room import free_ram
 from ..errors import Preempted
 from ..nets.freeze import Prefix, run
 from ..version import made_by
+from .array import About
 from .machine import (
     SHARE,
     Machine,
@@ -34,7 +35,7 @@ from .machine import (
 from .memory import Memory
 from .planner import Cost, Place, Planner
 from .precision import autocast
-from .store import About, Store, Writer
+from .store import Store, Writer
 
 HALF_ERROR = 2**-10  # relative, of values that may be stored in half precision
 PATIENCE = 10.0  # seconds, at least, to wait for another process that computes the same

@@ -1,20 +1,17 @@
 """Arrays on disk, named by their content: written once, and read by every process and study.
 
-Each is a folder with `values`, raw in the order in which they lie in memory, and `about.json`. It
-is written under another name and appears by one rename, so that what is there is whole.
+Each is written under another name and appears by one rename, so that what is there is whole.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,41 +20,19 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..errors import Preempted
+from .array import About, checksum, first_checksum, in_use, mapped, read_about, write_about
 
 OVERHEAD = 16 << 10  # bytes: a folder, about.json, and what file systems round up
-DTYPES = ("float64", "float32", "float16", "bfloat16", "int64")
 STALE = 7 * 24 * 3600  # seconds after which what nobody read goes first
-CHUNK = 8 << 20  # bytes that are checked at once
-
-
-@dataclass(frozen=True)
-class About:
-    """One array. `seconds`: what one reading of all of it saves, beside computing it."""
-
-    what: str
-    shape: tuple[int, ...]
-    dtype: str
-    channels_last: bool
-    crc32: int
-    seconds: float
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the values."""
-        return math.prod(self.shape) * getattr(torch, self.dtype).itemsize
-
-    @property
-    def worth(self) -> float:
-        """Seconds saved per byte."""
-        return self.seconds / self.nbytes
 
 
 class Store:
     """Arrays in a folder that never takes more than `budget` bytes.
 
     Where there is no room, those go that save the fewest seconds per byte; not those in `kept`,
-    and none that is worth more than what comes. What nobody read for long is worth nothing: the
-    program or the data that it is of may be no more.
+    none that a process has mapped, as its bytes would stay, and none that is worth more than what
+    comes. What nobody read for long is worth nothing: the program or the data that it is of may be
+    no more.
     """
 
     def __init__(self, folder: Path, budget: int) -> None:
@@ -75,14 +50,14 @@ class Store:
         if not folder.exists():
             return None
         try:
-            about, file = _read_about(folder), folder / "values"
+            about, file = read_about(folder), folder / "values"
             this = (key, file.stat().st_ino)
-            if this not in self._checked and _checksum(file, about) != about.crc32:
+            if this not in self._checked and checksum(file, about) != about.crc32:
                 raise ValueError("the checksum differs")
             self._checked.add(this)
             with suppress(OSError):  # it may be another user's
                 os.utime(folder / "about.json")
-            return _mapped(file, about)
+            return mapped(file, about)
         except (FileNotFoundError, ArithmeticError, LookupError, ValueError, TypeError):
             _remove(folder)
         except (OSError, RuntimeError):  # it may be read another time
@@ -162,7 +137,8 @@ class Store:
         for entry in sorted(self._entries("[!.]*"), key=lambda entry: entry.worth):
             if excess <= 0:
                 break
-            if entry.worth < worth and entry.folder.name not in self.kept:
+            less = entry.worth < worth and entry.folder.name not in self.kept
+            if less and not in_use(entry.folder / "values"):
                 victims.append(entry.folder)
                 excess -= entry.nbytes
         return victims if excess <= 0 else None
@@ -175,7 +151,7 @@ class Store:
                 continue
             try:
                 unread = time.time() - (folder / "about.json").stat().st_mtime > STALE
-                worth = 0.0 if unread else _read_about(folder).worth
+                worth = 0.0 if unread else read_about(folder).worth
             except (OSError, ArithmeticError, LookupError, ValueError, TypeError):
                 worth = 0.0  # it is damaged
             yield _Entry(folder, nbytes, worth)
@@ -192,12 +168,12 @@ class Writer:
     """Writes one array row by row; it appears in the store when it is finished."""
 
     def __init__(self, store: Path, key: str, about: About) -> None:
-        self._final, self._about, self._crc = store / key, about, _start(about)
+        self._final, self._about, self._crc = store / key, about, first_checksum(about)
         self._folder = store / f".new-{uuid4().hex}"
         self._folder.mkdir()
         self._lock = FileLock(self._folder / "lock")  # says that the writer is alive
         self._lock.acquire()
-        _write_about(self._folder, about)
+        write_about(self._folder, about)
         self._file = (self._folder / "values").open("wb")
         if hasattr(os, "posix_fallocate"):  # a full disk is told now, and not in the middle
             try:
@@ -219,7 +195,7 @@ class Writer:
     def finish(self) -> None:
         """Let it appear, unless somebody else's did first."""
         self._file.close()
-        _write_about(self._folder, self._about, self._crc)
+        write_about(self._folder, self._about, self._crc)
         try:
             self._folder.rename(self._final)
         except OSError:
@@ -245,45 +221,8 @@ def _had(lock: FileLock) -> bool:
     return True
 
 
-def _mapped(file: Path, about: About) -> Tensor:
-    dtype = getattr(torch, about.dtype)
-    flat = torch.from_file(str(file), shared=False, size=math.prod(about.shape), dtype=dtype)
-    if not about.channels_last:
-        return flat.view(about.shape)
-    rows, channels, height, width = about.shape
-    return flat.view(rows, height, width, channels).permute(0, 3, 1, 2)
-
-
-def _read_about(folder: Path) -> About:
-    content = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    about = About(**content | {"shape": tuple(content["shape"])})
-    if about.dtype not in DTYPES or not about.nbytes > 0:
-        raise ValueError(f"no array of {about.shape} {about.dtype}")
-    return about
-
-
-def _write_about(folder: Path, about: About, crc32: int = 0) -> None:
-    content = json.dumps(asdict(about) | {"crc32": crc32})
-    (folder / "about.json").write_text(content, encoding="utf-8")
-
-
-def _start(about: About) -> int:
-    """The checksum of how the values are to be read."""
-    return zlib.crc32(repr((tuple(about.shape), about.dtype, about.channels_last)).encode())
-
-
-def _checksum(file: Path, about: About) -> int:
-    if file.stat().st_size != about.nbytes:
-        raise ValueError("the size differs")
-    crc = _start(about)
-    with file.open("rb") as opened:
-        while chunk := opened.read(CHUNK):
-            crc = zlib.crc32(chunk, crc)
-    return crc
-
-
 def _remove(folder: Path) -> None:
-    """Let it vanish at once; those who have it mapped still read it."""
+    """Let it vanish at once; who has just begun to read it still does."""
     gone = folder.with_name(f".gone-{uuid4().hex}")
     try:
         folder.rename(gone)
