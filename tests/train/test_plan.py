@@ -19,12 +19,13 @@ from fuse_search.nets.fusions import FUSIONS
 from fuse_search.nets.merged import build
 from fuse_search.nets.networks import NETWORKS
 from fuse_search.nets.unfreeze import depths_at
+from fuse_search.train.array import About
 from fuse_search.train.loop import Training
 from fuse_search.train.machine import Machine
 from fuse_search.train.plan import Plan
 from fuse_search.train.planner import Planner
 from fuse_search.train.prefixes import Prefixes
-from fuse_search.train.store import OVERHEAD
+from fuse_search.train.store import OVERHEAD, Store
 from tiny import CPU, EVERY_TYPE, choice, kinds, parallel, rows, same, snapshot, spec
 
 DATA = rows(count=70)
@@ -461,6 +462,7 @@ def test_stages_that_were_trained_are_never_stored(tmp_path):
     found = []
     for epoch in Training(network, given, Plan(prefixes, network, given)).epochs():
         found.append(epoch.metrics)
+        prefixes.keep(set())
         shutil.rmtree(tmp_path)
     assert found == metrics and same(snapshot(network), weights)
     trained(given, storing(DATA, tmp_path))  # fills what is left of it
@@ -565,6 +567,18 @@ def test_what_does_not_fit_is_computed_and_says_so(tmp_path):
     assert refused and all("budget" in d.reason for d in refused)
     assert any(d.place == "ram" for d in decisions)
     assert prefixes.store.used() <= budget
+
+
+def test_what_a_trial_reads_from_the_disk_stays_there_until_the_next_one(tmp_path):
+    prefixes = storing(DATA, tmp_path)
+    prefixes.memory.budgets = {}
+    _, _, decisions = trained(spec(branches=THREE, unfreeze={"depth": 1}), prefixes)
+    assert {d.place for d in decisions if d.branch != "v"} == {"disk"}
+    other = Store(tmp_path, prefixes.store.used())
+    worth = About("x", (10_000, 1), "float32", False, 0, 1e9)
+    assert other.writer("x", worth) is None
+    prefixes.keep(set())
+    assert other.writer("x", worth)
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path):

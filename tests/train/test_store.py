@@ -2,17 +2,19 @@ import fcntl
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch
 
 from fuse_search.errors import Preempted
-from fuse_search.train.array import About
+from fuse_search.train.array import About, unused
 from fuse_search.train.store import OVERHEAD, STALE, Store
 
 
@@ -161,7 +163,6 @@ def test_values_that_another_process_reads_stay_until_it_is_done(killed, tmp_pat
     with reader:
         assert reader.stdout.readline() == "10000.0\n"
         assert not write(store, "b", better, 5.0)
-        assert not store.fits(60_000, 5.0)
         print(file=reader.stdin, flush=True)
         assert reader.stdout.readline() == "2.0\n"
         assert not write(store, "b", better, 5.0)  # a part of them is read still
@@ -176,12 +177,41 @@ def test_values_that_another_process_reads_stay_until_it_is_done(killed, tmp_pat
         reader.kill()
 
 
-def test_values_are_read_while_somebody_asks_whether_they_are_in_use(tmp_path):
+def test_who_reads_waits_a_moment_for_who_asks_whether_it_is_unused(tmp_path):
     store, values = Store(tmp_path, 1 << 20), torch.randn(10, 4)
     write(store, "a", values)
-    with (tmp_path / "a/values").open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        assert torch.equal(store.get("a"), values)
+    file = (tmp_path / "a/values").open("r+b")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    assert store.get("a") is None  # it is being removed, for all that is known
+    assert store.has("a")
+    Timer(0.1, file.close).start()
+    assert torch.equal(store.get("a"), values)
+
+
+def test_values_that_are_removed_while_they_are_opened_are_not_there(tmp_path):
+    store = Store(tmp_path, 1 << 20)
+    write(store, "a", torch.randn(10, 4))
+    file = (tmp_path / "a/values").open("r+b")
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+    def remove():
+        shutil.rmtree(tmp_path / "a")
+        file.close()
+
+    Timer(0.1, remove).start()
+    assert store.get("a") is None
+
+
+def test_what_cannot_be_asked_whether_it_is_unused_stays(tmp_path):
+    store = Store(tmp_path, 100 << 10)
+    write(store, "a", torch.ones(10_000, 1), 1.0)
+    values = tmp_path / "a/values"
+    values.unlink()
+    values.mkdir()  # which can't be opened
+    with unused(values) as free:
+        assert not free
+    with unused(tmp_path / "b/values") as free:
+        assert free
 
 
 def test_unfinished_values_count_and_those_of_dead_writers_go(tmp_path):

@@ -9,8 +9,11 @@ import fcntl
 import json
 import math
 import mmap
+import os
+import time
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +23,7 @@ from torch import Tensor
 
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int64")
 CHUNK = 8 << 20  # bytes that are checked at once
+PATIENCE = 1.0  # seconds to wait for whoever removes values, or asks whether they are unused
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without them says
 
 
@@ -68,28 +72,18 @@ def first_checksum(about: About) -> int:
     return zlib.crc32(repr((tuple(about.shape), about.dtype, about.channels_last)).encode())
 
 
-def checksum(file: Path, about: About) -> int:
-    """The CRC-32 of an array's values as they are in this file, and of how they are to be read.
+def mapped(file: Path, about: About, check: bool) -> Tensor:
+    """The values, mapped into memory. As long as any of them are used, the file isn't `unused`.
 
-    Raises: ValueError, where it has another size; OSError.
-    """
-    if file.stat().st_size != about.nbytes:
-        raise ValueError("the size differs")
-    crc = first_checksum(about)
-    with file.open("rb") as opened:
-        while chunk := opened.read(CHUNK):
-            crc = zlib.crc32(chunk, crc)
-    return crc
+    check: whether to compare their checksum first.
 
-
-def mapped(file: Path, about: About) -> Tensor:
-    """The values, mapped into memory. As long as any of them are used, the file is `in_use`.
-
-    Raises: OSError.
+    Raises: ValueError, where they are not those that were written; OSError.
     """
     with file.open("rb") as opened:
-        with suppress(BlockingIOError):  # somebody is just asking whether it is in use
-            _lock(opened, fcntl.LOCK_SH)
+        _share(opened)
+        # Over NFS a lock makes them be read anew, so it comes before the checksum.
+        if check and _checksum(opened, about) != about.crc32:
+            raise ValueError("the checksum differs")
         # It duplicates the descriptor, and so has the lock until the last tensor of it goes.
         raw = mmap.mmap(opened.fileno(), about.nbytes, access=mmap.ACCESS_COPY)
     flat = torch.frombuffer(raw, dtype=getattr(torch, about.dtype))
@@ -99,20 +93,38 @@ def mapped(file: Path, about: About) -> Tensor:
     return flat.view(rows, height, width, channels).permute(0, 3, 1, 2)
 
 
-def in_use(file: Path) -> bool:
-    """Whether a process, this one or another, has the values mapped.
+@contextmanager
+def unused(file: Path) -> Iterator[bool]:
+    """Whether no process, this one or another, has the values mapped; none begins to meanwhile.
 
-    What is removed meanwhile keeps its place on the disk. One that we may not write, such as
-    another user's, counts as used.
+    What is removed while it is mapped keeps its place on the disk. One that we may not write, such
+    as another user's, counts as used.
     """
-    try:
-        with file.open("r+b") as opened:  # over NFS only what may be written can be locked so
-            _lock(opened, fcntl.LOCK_EX)
-    except FileNotFoundError:
-        return False
-    except (BlockingIOError, PermissionError):
-        return True
-    return False
+    with ExitStack() as stack:
+        alone = True
+        try:  # over NFS only what may be written can be locked so
+            _lock(stack.enter_context(file.open("r+b")), fcntl.LOCK_EX)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            alone = False
+        yield alone
+
+
+def _share(file: BinaryIO) -> None:
+    """Have a part in the values until they are no longer mapped. Raises OSError: they are going."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            _lock(file, fcntl.LOCK_SH)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            break
+    if not os.path.samestat(os.fstat(file.fileno()), Path(file.name).stat()):
+        raise OSError(f"{file.name} was replaced")
 
 
 def _lock(file: BinaryIO, how: int) -> None:
@@ -122,3 +134,13 @@ def _lock(file: BinaryIO, how: int) -> None:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
+
+
+def _checksum(file: BinaryIO, about: About) -> int:
+    """The CRC-32 of the values in this file, and of how they are to be read."""
+    if os.fstat(file.fileno()).st_size != about.nbytes:
+        raise ValueError("the size differs")
+    crc = first_checksum(about)
+    while chunk := file.read(CHUNK):
+        crc = zlib.crc32(chunk, crc)
+    return crc

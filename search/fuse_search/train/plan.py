@@ -124,7 +124,7 @@ class Plan:
         if wanted not in self._keys:
             self._keys[wanted] = self.prefixes.key(wanted)
         key = self._keys[wanted]
-        found = self.prefixes.memory.get(key)
+        found = self.prefixes.held(key)
         if found is None:
             values = store.get(key)
             if values is None and key not in self._refused:
@@ -138,7 +138,7 @@ class Plan:
             else:
                 cost = self.prefixes.cost(wanted)
                 worth = self.prefixes.planner.gain(cost, "ram") / cost.nbytes
-                found = self.prefixes.memory.hold(key, values, worth)
+                found = self.prefixes.hold(key, values, worth)
         values, place = found or (None, "recompute")
         if values is not None and values.dtype == torch.float16 and HALF not in reason:
             reason += HALF

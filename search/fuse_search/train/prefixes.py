@@ -99,6 +99,7 @@ class Prefixes:
                 p: min(most, int(SHARE * n)) // sharing.get(p, 1) for p, n in free.items() if n
             }
             self.store, self.memory = Store(folder, most), Memory(room, device)
+        self._mapped: dict[str, Tensor] = {}
         self._measured: dict[tuple[object, ...], Measured] = {}
         self._too_wide: set[str] = set()
         self._asked_for: set[str] = set()
@@ -115,8 +116,26 @@ class Prefixes:
 
     def keep(self, keys: set[str]) -> None:
         """These are in use: they don't make room for others."""
+        self._mapped = {key: values for key, values in self._mapped.items() if key in keys}
         if self.store:
             self.store.kept = self.memory.kept = keys
+
+    def held(self, key: str) -> tuple[Tensor, Place] | None:
+        """The values of this name that were given to `hold`, and where they are."""
+        if key in self._mapped:
+            return self._mapped[key], "disk"
+        return self.memory.get(key)
+
+    def hold(self, key: str, values: Tensor, worth: float) -> tuple[Tensor, Place]:
+        """Values from the store, from where they are read from now on, and where that is.
+
+        On disk they stay mapped while they are in use: mapped anew, they would be read anew over
+        NFS, and another process could have removed them.
+        """
+        found, place = self.memory.hold(key, values, worth)
+        if place == "disk":
+            self._mapped[key] = found
+        return found, place
 
     def key(self, values: Values) -> str:
         """A name for the content: all that it hangs on, and what it was computed by."""

@@ -10,7 +10,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..errors import Preempted
-from .array import About, checksum, first_checksum, in_use, mapped, read_about, write_about
+from .array import About, first_checksum, mapped, read_about, unused, write_about
 
 OVERHEAD = 16 << 10  # bytes: a folder, about.json, and what file systems round up
 STALE = 7 * 24 * 3600  # seconds after which what nobody read goes first
@@ -52,12 +52,11 @@ class Store:
         try:
             about, file = read_about(folder), folder / "values"
             this = (key, file.stat().st_ino)
-            if this not in self._checked and checksum(file, about) != about.crc32:
-                raise ValueError("the checksum differs")
+            values = mapped(file, about, check=this not in self._checked)
             self._checked.add(this)
             with suppress(OSError):  # it may be another user's
                 os.utime(folder / "about.json")
-            return mapped(file, about)
+            return values
         except (FileNotFoundError, ArithmeticError, LookupError, ValueError, TypeError):
             _remove(folder)
         except (OSError, RuntimeError):  # it may be read another time
@@ -102,7 +101,10 @@ class Store:
             return Writer(self.folder, key, about)
 
     def fits(self, nbytes: int, worth: float) -> bool:
-        """Whether there would be room for so many bytes that save `worth` seconds each."""
+        """Whether there would be room for so many bytes that save `worth` seconds each.
+
+        What others read now may be free by then.
+        """
         return self._victims(nbytes, worth) is not None
 
     def used(self) -> int:
@@ -125,20 +127,30 @@ class Store:
 
     def _make_room(self, about: About) -> bool:
         self._sweep()
-        victims = self._victims(about.nbytes, about.worth)
-        for folder in victims or ():
-            _remove(folder)
+        with ExitStack() as locks:
+
+            def free(folder: Path) -> bool:
+                return locks.enter_context(unused(folder / "values"))
+
+            victims = self._victims(about.nbytes, about.worth, free)
+            for folder in victims or ():
+                _remove(folder)
         return victims is not None
 
-    def _victims(self, nbytes: int, worth: float) -> list[Path] | None:
-        """The arrays that must go so that one of this size fits; None when it can't."""
+    def _victims(
+        self, nbytes: int, worth: float, free: Callable[[Path], bool] = lambda folder: True
+    ) -> list[Path] | None:
+        """The arrays that must go so that one of this size fits; None when it can't.
+
+        `free` is asked of each whether it may.
+        """
         excess = self.used() + nbytes + OVERHEAD - self.budget
         victims = []
         for entry in sorted(self._entries("[!.]*"), key=lambda entry: entry.worth):
             if excess <= 0:
                 break
             less = entry.worth < worth and entry.folder.name not in self.kept
-            if less and not in_use(entry.folder / "values"):
+            if less and free(entry.folder):
                 victims.append(entry.folder)
                 excess -= entry.nbytes
         return victims if excess <= 0 else None
@@ -222,7 +234,7 @@ def _had(lock: FileLock) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """Let it vanish at once; who has just begun to read it still does."""
+    """Let it vanish at once."""
     gone = folder.with_name(f".gone-{uuid4().hex}")
     try:
         folder.rename(gone)
