@@ -140,6 +140,22 @@ def test_who_lost_the_lease_writes_nothing(tmp_path, url):
     assert quick.best().epochs == {0: 0.25}
 
 
+def test_a_trial_that_was_told_by_who_had_lost_it_is_left_as_it_is(tmp_path, url):
+    study, other = opened(url, tmp_path), opened(url, tmp_path)
+    number = study.claim(1).number
+    other._study.tell(number, 0.25)  # it was suspended when it was about to
+    for write in (
+        lambda: study.report(number, 1, 0.5),
+        lambda: study.remember(number, name="x"),
+        lambda: study.tell(number, "pruned"),
+        lambda: study.infeasible(number, "memory", 1.0),
+    ):
+        with pytest.raises(LeaseLost, match="trial 0 was told by another worker"):
+            write()
+    (row,) = study.rows()
+    assert (row.value, row.epochs, row.attributes) == (0.25, {}, {})
+
+
 def test_status_tells_how_each_trial_ended_and_counts_the_epochs(tmp_path, url):
     study = opened(url, tmp_path)
     ends = ["complete", "pruned", "failed", "infeasible", "preempted", "running"]

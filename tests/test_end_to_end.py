@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from mlflow import MlflowClient
 from PIL import Image
 from rich.console import Console
 
@@ -98,6 +99,34 @@ def test_whoever_ends_a_study_ends_it_for_one_that_died(tmp_path):
     package.run(space, 1, results=tmp_path, device="cpu", console=Console(file=Dies(), width=200))
     assert not list((tmp_path / "small" / "leases").iterdir())
     assert not list((tmp_path / "small" / "workers").iterdir())
+
+
+def test_who_lost_a_study_does_not_say_how_it_ended(tmp_path):
+    def runs():
+        client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        (experiment,) = client.search_experiments(filter_string="name = 'small'")
+        query = "tags.`fuse_search.kind` = 'study'"
+        return client, client.search_runs([experiment.experiment_id], query)
+
+    class Woken(StringIO):
+        """While this one was suspended another process ended the study; then it is stopped."""
+
+        def write(self, text):
+            if "[1/2]" in text:
+                (lease,) = (tmp_path / "small/leases").glob("study.*")
+                lease.unlink()
+                client, (study,) = runs()
+                client.set_terminated(study.info.run_id, "FINISHED")
+                raise KeyboardInterrupt
+            return super().write(text)
+
+    space = tmp_path / "small.yaml"
+    space.write_text(SMALL)
+    console = Console(file=Woken(), width=200)
+    with pytest.raises(KeyboardInterrupt):
+        package.run(space, 2, results=tmp_path, device="cpu", console=console)
+    _, (study,) = runs()
+    assert study.info.status == "FINISHED"
 
 
 def test_the_best_spec_trains_again_to_the_same_number(finished):

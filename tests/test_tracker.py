@@ -22,6 +22,7 @@ from fuse_search.nets.export import program, save_program
 from fuse_search.tracker import STUDY, Run, Tracker
 from fuse_search.tracker.model import TORCH, Model
 from fuse_search.tracker.store import TRIES
+from fuse_search.tracker.writes import while_held
 from fuse_search.ui import serve_ui
 
 
@@ -257,6 +258,41 @@ def test_a_run_that_a_sleeping_worker_began_meanwhile_goes(tracker):
     assert len(late) == 1
     (run,) = runs_of(tracker, awake)
     assert run.info.run_name == "0 other"
+
+
+def test_the_second_run_goes_though_the_store_fails_at_first(tracker):
+    awake, asleep = (tracker.open_study("fails", {}) for _ in range(2))
+    asked = []
+
+    def held() -> bool:
+        asked.append(1)
+        if len(asked) == 1:
+            awake.child("0 other", {}, {"trial": "0"}, again=True, held=lambda: True)
+            awake.flush()
+        if len(asked) == 3:  # when its own run was created
+            raise ConnectionError
+        return len(asked) == 1
+
+    asleep.child("0 late", {}, {"trial": "0"}, held=held)
+    asleep.flush()
+    assert len(asked) > 3
+    (run,) = runs_of(tracker, awake)
+    assert run.info.run_name == "0 other"
+
+
+def test_without_tags_no_run_of_another_name_goes(tracker):
+    study = tracker.open_study("siblings", {})
+    for name in ("a", "b"):
+        study.child(name, {}, again=True, held=lambda: True)
+    study.flush()
+    assert sorted(run.info.run_name for run in runs_of(tracker, study)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("holds", "raised"), [(False, LeaseLost), (True, ZeroDivisionError)])
+def test_what_goes_wrong_after_a_run_was_lost_is_nobodys_fault(holds, raised):
+    answers = iter([True, holds])
+    with pytest.raises(raised):
+        while_held(lambda: next(answers), lambda: 1 / 0)()
 
 
 def runs_of(tracker: Tracker, study: Run) -> list:

@@ -101,6 +101,23 @@ def test_a_training_keeps_its_turn_while_what_it_begins_with_is_trained(tmp_path
     assert list((here.solos / "workers").iterdir()) == []
 
 
+def test_a_fault_after_a_training_was_taken_over_leaves_its_checkpoints(tmp_path):
+    here = shared(DATA, tmp_path)
+
+    def lose_and_fail(of, epoch):
+        if epoch.number == 0:  # whose checkpoint is being written
+            return
+        (lease,) = (here.solos / "leases").iterdir()
+        name = lease.name.split(".")[0]
+        lease.rename(lease.with_name(f"{name}.2.other-1-2"))
+        raise ZeroDivisionError
+
+    here.watch = lose_and_fail
+    with pytest.raises(ZeroDivisionError):
+        trained(alone(spec(), "b"), here)
+    assert list(here.solos.glob("*.parts/*.safetensors"))
+
+
 def test_a_branch_is_trained_alone_once_and_kept(counted):
     given = spec(branches=BESIDE)
     first = solo_state(given, "a", counted)

@@ -11,11 +11,12 @@ import pytest
 from rich.console import Console
 
 from claimant import opened
-from fuse_search import attempt, errors, feasible, trial
+from fuse_search import attempt, best, errors, feasible, trial
 from fuse_search.errors import StudyStopped
 from fuse_search.opening import open_all
 from fuse_search.progress import Progress
 from fuse_search.reconcile import reconcile
+from fuse_search.report.answer import run_of
 from fuse_search.report.status import status
 from fuse_search.stop import Stop
 from fuse_search.study import Study
@@ -226,6 +227,63 @@ def test_who_lost_its_lease_writes_nothing_more(folder, monkeypatch, after):
     assert other.runs() == [("FINISHED", "complete", [0, 1])]
     assert other.left() == []
     assert [(row.state, sorted(row.epochs)) for row in other.study.rows()] == [("complete", [0, 1])]
+
+
+def test_a_trial_that_another_one_told_meanwhile_is_closed(folder, monkeypatch):
+    bench = Bench(folder)
+    other = bench.study._study
+    with monkeypatch.context() as patch:
+        before(patch, Study, "report", 2, lambda: other.tell(other.trials[0].number, 0.75))
+        bench.one()
+    bench.one()
+    assert [(row.state, row.value) for row in bench.study.rows()] == [("complete", 0.75)]
+    assert bench.runs() == [("FINISHED", "complete", [0, 1])]
+    assert bench.left() == []
+
+
+def _lost(folder, name):
+    (lease,) = folder.glob(f"leases/{name}.*")
+    lease.rename(lease.with_name(f"{name}.2.other-1-2"))
+
+
+def _log_best(bench):
+    worker, console = bench.worker, Console(file=bench.said)
+    best.log_best(bench.study, worker.space, bench.shared, bench.parent, bench.folder, console)
+
+
+def test_who_lost_the_best_network_leaves_nothing_of_its_own(folder, monkeypatch):
+    bench = Bench(folder)
+    bench.one()
+    file = bench.folder / "best.safetensors"
+    keep = best.keep
+
+    def losing(*args):
+        keep(*args)
+        _lost(bench.folder, "model")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(best, "keep", losing)
+        _log_best(bench)
+    assert not file.exists() and not best.logged_best(bench.study, bench.folder)
+    _log_best(bench)
+    assert file.exists() and best.logged_best(bench.study, bench.folder)
+
+
+def test_the_best_network_is_that_of_a_trial_that_ended_while_it_was_logged(folder, monkeypatch):
+    bench = Bench(folder)
+    bench.one()
+    first = bench.study.best().number
+
+    def better():
+        while bench.study.best().number == first:
+            bench.one()
+
+    with monkeypatch.context() as patch:
+        before(patch, best, "package", 1, better)
+        _log_best(bench)
+    last = bench.study.best().number
+    assert last != first
+    assert run_of(bench.study, bench.folder / "best.safetensors", last)
 
 
 def test_a_fault_after_the_lease_was_lost_ends_no_trial(folder, monkeypatch):

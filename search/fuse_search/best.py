@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,10 +12,11 @@ from rich.console import Console
 from torch import nn
 
 from .baselines import baselines
-from .errors import InputError
+from .errors import InputError, LeaseLost
 from .export import package, rows_for
 from .found import BEST
 from .kept import keep, read_kept, spec_from
+from .leases import Lease
 from .nets.state import load_state
 from .report.answer import BASELINE, NETWORKS, answer, run_of
 from .shared import Shared
@@ -35,36 +38,63 @@ def log_best(
 ) -> None:
     """Keep the best trial's network, and log it as the MLflow model of its run.
 
-    Likewise that of the baseline, where one is better than all trials. Unless somebody is at it.
+    Likewise that of the baseline, where one is as good as all trials. Unless somebody is at it.
     """
+    lease = study.leases.take("model")
+    if lease is None:
+        return
+    put = _Put(study, shared, parent, lease, console)
+    done: list[int] = []
+    with suppress(LeaseLost):  # then somebody else is at it
+        while (row := _unlogged_trial(study, folder)) and row.number not in done:
+            network = trained_network(row, shared, folder)
+            put(folder / BEST, spec_of(row), network, row.number, trial=str(row.number))
+            done.append(row.number)  # another worker may have ended a better one meanwhile
+        if name := _unlogged_baseline(study, folder):
+            spec = baselines(space)[name]
+            put(folder / BASELINE, spec, trained(spec, shared)[0].network, name, baseline=name)
+        if answer(study).baseline is None:
+            (folder / BASELINE).unlink(missing_ok=True)
+    lease.end()
 
-    def log(file: Path, of: int | str, **tags: str) -> None:
-        """Log the network in a file as the model of the run with these tags, and note that."""
+
+@dataclass(frozen=True)
+class _Put:
+    """Puts a network into the study's folder and into MLflow."""
+
+    study: Study
+    shared: Shared
+    parent: Run
+    lease: Lease
+    console: Console
+
+    def __call__(
+        self, file: Path, spec: TrialSpec, network: nn.Module, of: int | str, **tags: str
+    ) -> None:
+        """Keep it in this file, log it as the model of the run with these tags, and note that.
+
+        Raises LeaseLost: another worker does so, and finds nothing of ours.
+        """
+        self.lease.check()
+        keep(file, spec, network, self.shared.data)
         try:
-            run = parent.below(**tags)
+            self.lease.check()
+        except LeaseLost:  # it may have replaced another one, which is noted
+            file.unlink(missing_ok=True)
+            raise
+        try:
+            run = self.parent.below(**tags)
             if run:  # or else somebody deleted it
                 kept = read_kept(file)
-                rows = rows_for(kept, shared.data, shared.data.splits["val"][:4])
+                rows = rows_for(kept, self.shared.data, self.shared.data.splits["val"][:4])
                 with TemporaryDirectory() as files:
                     run.model(package(kept, rows, Path(files, "network")))
         except Exception as error:  # the store may be away; the answer is not
-            console.print(f"the best network could not be logged to MLflow: {error}")
+            self.console.print(f"the best network could not be logged to MLflow: {error}")
         else:
-            noted = study.attributes.get(NETWORKS, {})
-            study.note(NETWORKS, noted | {file.name: [of, run.run_id if run else ""]})
-
-    if lease := study.leases.take("model"):
-        if row := _unlogged_trial(study, folder):
-            network = trained_network(row, shared, folder)
-            keep(folder / BEST, spec_of(row), network, shared.data)
-            log(folder / BEST, row.number, trial=str(row.number))
-        if name := _unlogged_baseline(study, folder):
-            spec = baselines(space)[name]
-            keep(folder / BASELINE, spec, trained(spec, shared)[0].network, shared.data)
-            log(folder / BASELINE, name, baseline=name)
-        if answer(study).baseline is None:
-            (folder / BASELINE).unlink(missing_ok=True)
-        lease.end()
+            self.lease.check()
+            noted = self.study.attributes.get(NETWORKS, {})
+            self.study.note(NETWORKS, noted | {file.name: [of, run.run_id if run else ""]})
 
 
 def _unlogged_trial(study: Study, folder: Path) -> Row | None:

@@ -180,7 +180,10 @@ def work_on(
         raise
     finally:
         try:
-            parent.end(status)
+            if status == "FINISHED" or (lease and lease.held()):
+                parent.end(status)
+            else:  # whoever has it says how it ends, and may have said so while we were away
+                parent.flush()
             if status == "FINISHED":  # who had it may have been killed
                 lease = lease or study.leases.take("study")
             if lease:

@@ -50,7 +50,7 @@ def reconcile(study: Study, parent: Run, folder: Path, shared: Shared) -> str:
         if rest.name not in leased and rest.name not in open_ones:
             shutil.rmtree(rest, ignore_errors=True)
             removed += 1
-    if not any(leased.values()):  # nobody is writing one now
+    if not any(study.leases.all().values()):  # nobody is writing one now, or has just begun to
         removed += sweep(folder)
     if not any(shared.leases.all().values()):
         removed += _unlinked(*shared.solos.glob(".*.*"))

@@ -268,8 +268,9 @@ def trained(spec: TrialSpec, shared: Shared) -> tuple[Trial, list[Epoch]]:
         checkpoints.left()
         raise
     except Exception:  # its own fault, which whoever comes next shall meet anew
-        checkpoints.clear()
-        lease.end()
+        if lease.held():
+            checkpoints.clear()
+            lease.end()
         raise
     finally:
         lease.release()  # unless it was ended

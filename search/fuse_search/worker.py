@@ -105,6 +105,7 @@ class Worker:
             fault = attempt.to_its_end()
         except LeaseLost:
             self.progress.say(f"trial {claim.number} was taken over while this worker was away")
+            claim.lease.release()  # it is ours still, where another one told it that had lost it
             return
         except (Preempted, KeyboardInterrupt, StoreUnreachable):
             attempt.leave()

@@ -175,9 +175,9 @@ class Study:
 
     def remember(self, number: int, **attributes: Any) -> None:
         """Note JSON values with a trial at once, unless it was told before. Raises LeaseLost."""
-        claim = self._held(number)
-        if claim.row.state == "running":
-            claim.trial.set_user_attr(*noted(attributes))
+        with self._held(number) as claim:
+            if claim.row.state == "running":
+                claim.trial.set_user_attr(*noted(attributes))
 
     def report(self, number: int, epoch: int, value: float, last: bool = False) -> bool:
         """Tell the target's value after an epoch; whether the trial had better be stopped.
@@ -188,17 +188,21 @@ class Study:
         What the storage can't take now is told with the next one: training goes on meanwhile.
         Raises LeaseLost.
         """
-        return self._reports.tell(self._held(number), epoch, value, last)
+        with self._held(number) as claim:
+            return self._reports.tell(claim, epoch, value, last)
 
     def tell(self, number: int, state: str, value: float | None = None) -> None:
         """End a trial as complete (with its value), pruned or failed. Raises LeaseLost."""
-        claim = self._held(number)
-        self._reports.catch_up(claim)
-        try:
-            self._study.tell(claim.trial, value if state == "complete" else None, ENDS[state])
-        except UpdateFinishedTrialError:  # the storage went away after it had done this
-            if self._look()[number].state != ENDS[state]:
-                raise LeaseLost(f"trial {number} was told by another worker") from None
+        with self._held(number) as claim:
+            self._reports.catch_up(claim)
+            try:
+                self._study.tell(claim.trial, value if state == "complete" else None, ENDS[state])
+            except (UpdateFinishedTrialError, ValueError):
+                told = self._look()[number].state
+                if told == TrialState.RUNNING:
+                    raise
+                if told != ENDS[state]:  # or the storage went away after it had done this
+                    raise LeaseLost(f"trial {number} was told by another worker") from None
         self._forget(number)
 
     def infeasible(self, number: int, constraint: str, excess: float) -> None:
@@ -207,10 +211,10 @@ class Study:
         Optuna counts it as pruned. TPE prefers any trial that kept its constraints to it; the
         other samplers learn from complete trials alone. Raises LeaseLost.
         """
-        claim = self._held(number)
-        with quiet():  # it may be set already, by a worker that was cut off here
-            claim.trial.set_constraint(constraint, excess)
-        claim.trial.set_user_attr("outcome", "infeasible")
+        with self._held(number) as claim:
+            with quiet():  # it may be set already, by a worker that was cut off here
+                claim.trial.set_constraint(constraint, excess)
+            claim.trial.set_user_attr("outcome", "infeasible")
         self.tell(number, "pruned")
 
     def release(self, number: int) -> None:
@@ -228,10 +232,18 @@ class Study:
         """Be a worker of this study no longer: trials that are still claimed are left."""
         self._leases.close()
 
-    def _held(self, number: int) -> Claim:
+    @contextmanager
+    def _held(self, number: int) -> Iterator[Claim]:
+        """A claim, to write to its trial. Raises LeaseLost, also where it was told meanwhile.
+
+        Whoever was suspended while telling it, and has lost it since, does so when it wakes.
+        """
         claim = self._claims[number]
         claim.lease.check()
-        return claim
+        try:
+            yield claim
+        except UpdateFinishedTrialError:
+            raise LeaseLost(f"trial {number} was told by another worker") from None
 
     def _forget(self, number: int) -> None:
         self._reports.forget(number)

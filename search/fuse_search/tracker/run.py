@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ..errors import LeaseLost
+from .begin import Begin, runs_with
 from .model import Model, log_model
 from .patience import patiently
 from .writes import Writes, while_held
@@ -26,8 +26,6 @@ KIND = "fuse_search.kind"
 PARENT = "mlflow.parentRunId"
 STUDY = "fuse_search.study"
 """Tag of a study's and a trial's run: which study it is of. One store may have two of a name."""
-OF_AN_END = {"state", "reason"}
-"""Tags that say how a run ended."""
 TOGETHER = 10.0
 """Seconds of which the metrics are written in one batch."""
 COPIED_AFTER = 30.0
@@ -92,52 +90,17 @@ class Run:
                 background. Once it isn't, the rest is left out, and that is no fault.
         """
         own = {PARENT: self.run_id, KIND: kind} | dict(tags or {})
-        started, tried = int(time.time() * 1000), False
-
-        def begin() -> str:
-            nonlocal tried
-            found = []
-            if again:
-                found = self._search(own if tags else own | {"mlflow.runName": name})
-            elif tried:  # and perhaps it was created, and only the answer got lost
-                found = self._search(own, f"attributes.start_time = {started}")
-            tried = True
-            if found:
-                return self._reopened(found[0])
-            run_id = self.client.create_run(self.experiment_id, started, own, name).info.run_id
-            if held and (again or not held()):
-                self._leave_one(run_id, own, held)
-            return run_id
-
-        run_id = self._below.later(while_held(held, begin))
+        this = own if tags else own | {"mlflow.runName": name}
+        begin = Begin(self.client, self.experiment_id, name, own, this, again, held)
+        run_id = self._below.later(begin)
         run = Run(self.client, self.experiment_id, run_id, self._below, own, again, held)
         run.describe(params, {})
         return run
 
-    def _leave_one(self, run_id: str, tags: Mapping[str, str], held: Callable[[], bool]) -> None:
-        """Of the runs that workers began at once, as one was suspended at it, one has to go.
-
-        Whoever has the trial keeps its own. Raises LeaseLost to another one.
-        """
-        holds = held()
-        others = [run.info.run_id for run in self._search(tags) if run.info.run_id != run_id]
-        for each in others if holds else [run_id] * bool(others):
-            self.client.delete_run(each)
-        if not holds:
-            raise LeaseLost("another worker has this run")
-
-    def _reopened(self, found: Any) -> str:
-        run_id = found.info.run_id
-        if found.info.status != "RUNNING":
-            self.client.update_run(run_id, status="RUNNING")
-        for tag in OF_AN_END & found.data.tags.keys():
-            self.client.delete_tag(run_id, tag)
-        return run_id
-
     def below(self, **tags: str) -> Run | None:
         """The oldest run below this one that has these tags."""
-        found = self._asked(lambda: self._search({PARENT: self.run_id} | tags))
-        return Run(self.client, self.experiment_id, found[0].info.run_id) if found else None
+        found = self._found(tags)
+        return Run(self.client, self.experiment_id, found[0].run_id) if found else None
 
     def unfinished(self) -> list[Run]:
         """The runs below this one that are RUNNING, with their `tags`."""
@@ -148,7 +111,8 @@ class Run:
         return self._found({STUDY: study})
 
     def _found(self, tags: Mapping[str, str], *more: str) -> list[Run]:
-        found = self._asked(partial(self._search, {PARENT: self.run_id} | dict(tags), *more))
+        these = {PARENT: self.run_id} | dict(tags)
+        found = self._asked(partial(runs_with, self.client, self.experiment_id, these, *more))
         return [
             Run(self.client, self.experiment_id, run.info.run_id, self._below, run.data.tags)
             for run in found
@@ -157,14 +121,6 @@ class Run:
     def delete(self) -> None:
         """Delete it as MLflow does: it can be restored."""
         self._asked(lambda: self.client.delete_run(self.run_id))
-
-    def _search(self, tags: Mapping[str, str], *more: str) -> list[Any]:
-        """The runs of the experiment that have these tags and fulfil `more`, oldest first."""
-        query = " and ".join([*(f"tags.`{key}` = '{value}'" for key, value in tags.items()), *more])
-        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
-        return self.client.search_runs(
-            [self.experiment_id], query, max_results=50_000, order_by=order
-        )
 
     def tell_outages(self, say: Callable[[str], object]) -> None:
         """Let a person know by `say` when the store is away and the writes below this run wait."""

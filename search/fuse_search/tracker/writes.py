@@ -103,12 +103,19 @@ class Writes:
 
 
 def while_held(held: Callable[[], bool] | None, write: Callable[[], T]) -> Callable[[], T]:
-    """This write, which is refused when its run isn't held any more."""
+    """This write, which is refused when its run isn't held any more, and may fail then."""
 
-    def refusing() -> T:
+    def refuse() -> None:
         if held and not held():
             raise LeaseLost("another worker has this run")
-        return write()
+
+    def refusing() -> T:
+        refuse()
+        try:
+            return write()
+        except Exception:
+            refuse()
+            raise
 
     return refusing
 
