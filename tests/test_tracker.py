@@ -280,6 +280,44 @@ def test_the_second_run_goes_though_the_store_fails_at_first(tracker):
     assert run.info.run_name == "0 other"
 
 
+def test_a_run_that_nobody_else_began_stays_for_whoever_takes_it_over(tracker):
+    study, answers = tracker.open_study("alone", {}), iter([True])
+    study.child("0", {}, {"trial": "0"}, held=lambda: next(answers, False))
+    study.flush()
+    assert len(runs_of(tracker, study)) == 1
+
+
+def test_what_was_begun_is_found_though_the_answer_got_lost(tmp_path, monkeypatch):
+    tracker = Tracker(None, tmp_path / "results")  # with a client of its own
+    study, create, lost = tracker.open_study("lost", {}), tracker.client.create_run, []
+
+    def create_and_lose(*args):
+        run = create(*args)
+        if not lost:
+            lost.append(run.info.run_id)
+            create(args[0], 1, {**args[2]}, "another's")  # an older one, by a worker that slept
+            raise ConnectionError
+        return run
+
+    monkeypatch.setattr(tracker.client, "create_run", create_and_lose)
+    child = study.child("0", {}, {"trial": "0"}, again=True, held=lambda: True)
+    study.flush()
+    assert [run.info.run_id for run in runs_of(tracker, study)] == lost == [child.run_id]
+
+
+def test_a_run_that_another_process_finished_stays_so(tracker):
+    study, other = (tracker.open_study("finished", {}) for _ in range(2))
+    status = lambda: tracker.client.get_run(study.run_id).info.status  # noqa: E731
+    other.end("FINISHED")
+    study.end("KILLED")
+    assert status() == "FINISHED"
+    study = tracker.open_study("finished", {})
+    study.end("KILLED")
+    assert status() == "KILLED"
+    other.end("FINISHED")
+    assert status() == "FINISHED"
+
+
 def test_without_tags_no_run_of_another_name_goes(tracker):
     study = tracker.open_study("siblings", {})
     for name in ("a", "b"):

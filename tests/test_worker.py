@@ -241,6 +241,23 @@ def test_a_trial_that_another_one_told_meanwhile_is_closed(folder, monkeypatch):
     assert bench.left() == []
 
 
+def test_a_fault_of_a_trial_that_another_one_told_meanwhile_changes_nothing(folder, monkeypatch):
+    bench = Bench(folder)
+    other = bench.study._study
+
+    def told_and_fails():
+        other.tell(other.trials[0].number, 0.75)
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        before(patch, attempt, "finish", 1, told_and_fails)
+        bench.one()
+    bench.one()
+    assert [(row.state, row.value) for row in bench.study.rows()] == [("complete", 0.75)]
+    assert bench.runs() == [("FINISHED", "complete", [0, 1])]
+    assert bench.left() == []
+
+
 def _lost(folder, name):
     (lease,) = folder.glob(f"leases/{name}.*")
     lease.rename(lease.with_name(f"{name}.2.other-1-2"))

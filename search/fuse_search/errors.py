@@ -46,7 +46,7 @@ class Preempted(Exception):
 
 
 class LeaseLost(Exception):
-    """Another worker has taken over what this one was working at, which has to stop unwritten."""
+    """Another worker has taken over or ended what this one is at, which has to stop unwritten."""
 
 
 class StoreUnreachable(Exception):

@@ -139,7 +139,7 @@ def run(
             run_workers(workers, device, given, progress, stop)
 
     if study.settled(total) and logged_best(study, opened.folder) and not study.leases.all():
-        sweep(opened.folder)  # of a report that was cut off
+        sweep(study, opened.folder)  # of a report that was cut off
         write_report(study, opened.folder)
     else:
         if opened.ready.warning:
@@ -180,10 +180,7 @@ def work_on(
         raise
     finally:
         try:
-            if status == "FINISHED" or (lease and lease.held()):
-                parent.end(status)
-            else:  # whoever has it says how it ends, and may have said so while we were away
-                parent.flush()
+            parent.end(status)
             if status == "FINISHED":  # who had it may have been killed
                 lease = lease or study.leases.take("study")
             if lease:

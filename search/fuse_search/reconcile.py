@@ -50,10 +50,10 @@ def reconcile(study: Study, parent: Run, folder: Path, shared: Shared) -> str:
         if rest.name not in leased and rest.name not in open_ones:
             shutil.rmtree(rest, ignore_errors=True)
             removed += 1
-    if not any(study.leases.all().values()):  # nobody is writing one now, or has just begun to
-        removed += sweep(folder)
+    removed += sweep(study, folder)
+    unfinished = list(shared.solos.glob(".*.*"))
     if not any(shared.leases.all().values()):
-        removed += _unlinked(*shared.solos.glob(".*.*"))
+        removed += _unlinked(*unfinished)
     removed += shared.leases.sweep() + mapped.sweep(folder.parent / "data")
     if shared.prefixes.store:
         removed += shared.prefixes.store.sweep()
@@ -66,9 +66,14 @@ def reconcile(study: Study, parent: Run, folder: Path, shared: Shared) -> str:
     return ", ".join(text for text, count in counts.items() if count)
 
 
-def sweep(folder: Path) -> int:
-    """Remove the study's files that were never finished, while nobody writes one; how many."""
-    return _unlinked(*folder.glob(".*.*"), *folder.glob("checkpoints/.*.*"))
+def sweep(study: Study, folder: Path) -> int:
+    """Remove the study's files that were never finished, unless somebody may be writing one.
+
+    Gives their number.
+    """
+    # Before the leases: who writes one has its lease.
+    unfinished = [*folder.glob(".*.*"), *folder.glob("checkpoints/.*.*")]
+    return 0 if any(study.leases.all().values()) else _unlinked(*unfinished)
 
 
 def _unlinked(*unfinished: Path) -> int:

@@ -61,6 +61,7 @@ class Worker:
             StoreUnreachable: Optuna's or MLflow's store was away for too long.
         """
         while not self.stop():
+            self.ready.shared.prefixes.keep(set())  # what the last trial read may go
             self._stop_if_all_fail(earlier)
             if self.baselines.one():
                 continue
@@ -104,8 +105,7 @@ class Worker:
         try:
             fault = attempt.to_its_end()
         except LeaseLost:
-            self.progress.say(f"trial {claim.number} was taken over while this worker was away")
-            claim.lease.release()  # it is ours still, where another one told it that had lost it
+            self._lost(claim)
             return
         except (Preempted, KeyboardInterrupt, StoreUnreachable):
             attempt.leave()
@@ -117,8 +117,19 @@ class Worker:
         if fault is None:
             self._keep_best(claim.number)
             return
-        with suppress(LeaseLost):  # then it is no longer ours to end
+        try:
             attempt.fail(fault)
+        except LeaseLost:
+            self._lost(claim)
+
+    def _lost(self, claim: Claim) -> None:
+        """Write nothing more to a trial that another worker has taken over, or told.
+
+        Whoever was suspended while telling it may do so after it lost it. Then it is still leased
+        to this worker, and whoever claims it next closes it.
+        """
+        self.progress.say(f"trial {claim.number} was taken over while this worker was away")
+        self.study.release(claim.number)
 
     def _keep_best(self, number: int) -> None:
         """Remove the networks of trials that ended and are not among those to keep.

@@ -234,9 +234,10 @@ class Study:
 
     @contextmanager
     def _held(self, number: int) -> Iterator[Claim]:
-        """A claim, to write to its trial. Raises LeaseLost, also where it was told meanwhile.
+        """A claim, to write to its trial.
 
-        Whoever was suspended while telling it, and has lost it since, does so when it wakes.
+        Raises LeaseLost, also where the trial was told meanwhile: by another worker that had lost
+        it while it was suspended, and was about to tell it.
         """
         claim = self._claims[number]
         claim.lease.check()

@@ -29,7 +29,7 @@ def runs_with(
 
 @dataclass
 class Begin:
-    """Begins a run with these tags, among which `this` tell it from all others of its experiment.
+    """Begins a run with these tags; those of `this` tell it from all others of its experiment.
 
     It is called again where the store was away: what was created then is found.
 
@@ -44,9 +44,9 @@ class Begin:
     this: Mapping[str, str]
     again: bool
     held: Callable[[], bool] | None
-    _started: int = field(default_factory=lambda: int(time.time() * 1000))
-    _tried: bool = False
-    _made: str = ""
+    _started: int = field(init=False, default_factory=lambda: int(time.time() * 1000))
+    _tried: bool = field(init=False, default=False)
+    _made: str = field(init=False, default="")
 
     def __call__(self) -> str:
         """The run's ID. Raises LeaseLost where another worker has it."""
@@ -58,11 +58,10 @@ class Begin:
 
     def _found_or_created(self) -> str:
         found = []
-        if self.again:
-            if found := self._search():
-                return self._reopened(found[0])
-        elif self._tried:  # and perhaps it was created, and only the answer got lost
+        if self._tried:  # and perhaps it was created, and only the answer got lost
             found = self._search(f"attributes.start_time = {self._started}")
+        if self.again and not found and (earlier := self._search()):
+            return self._reopened(earlier[0])
         self._tried = True
         about = self.experiment_id, self._started, self.tags, self.name
         self._made = (found[0] if found else self.client.create_run(*about)).info.run_id

@@ -85,7 +85,8 @@ class Run:
         Args:
             again: go on with the run below this one that has this kind and these tags (without
                 tags: this name), if there is one, whatever its status. It is RUNNING then, has
-                lost the tags `OF_AN_END`, and keeps its points: an epoch that it has is not added.
+                lost the tags that say how it ended, and keeps its points: an epoch that it has is
+                not added.
             held: whether the run is still this worker's; asked before every write in the
                 background. Once it isn't, the rest is left out, and that is no fault.
         """
@@ -211,6 +212,7 @@ class Run:
     def end(self, status: Status = "FINISHED", then: Callable[[], object] | None = None) -> None:
         """Mark the run as ended, after those below it; and `then`, if all of its writes were done.
 
+        One that another process has finished, while this one was suspended, stays so.
         When one of them failed for good, `then` is left out.
         """
         try:
@@ -218,10 +220,14 @@ class Run:
         finally:
             if not self._below.lost:  # or it would be waited for once more
                 self._send([], [])
-                self._later(lambda: self.client.set_terminated(self.run_id, status))
+                self._later(partial(self._terminate, status))
         if then:
             before = list(self._done)
             self._later(lambda: None if any(done.exception() for done in before) else then())
+
+    def _terminate(self, status: Status) -> None:
+        if status == "FINISHED" or self.client.get_run(self.run_id).info.status != "FINISHED":
+            self.client.set_terminated(self.run_id, status)
 
     def flush(self) -> None:
         """Wait until all that was logged to this run and below it is written."""

@@ -113,9 +113,10 @@ def while_held(held: Callable[[], bool] | None, write: Callable[[], T]) -> Calla
         refuse()
         try:
             return write()
-        except Exception:
-            refuse()
-            raise
+        except Exception as error:
+            fault = error
+        refuse()
+        raise fault
 
     return refusing
 

@@ -98,7 +98,7 @@ def unused(file: Path) -> Iterator[bool]:
     """Whether no process, this one or another, has the values mapped; none begins to meanwhile.
 
     What is removed while it is mapped keeps its place on the disk. One that we may not write, such
-    as another user's, counts as used.
+    as another user's, counts as used. On a file system without locks all are unused.
     """
     with ExitStack() as stack:
         alone = True
@@ -112,7 +112,7 @@ def unused(file: Path) -> Iterator[bool]:
 
 
 def _share(file: BinaryIO) -> None:
-    """Have a part in the values until they are no longer mapped. Raises OSError: they are going."""
+    """Hold a shared lock on the values. Raises OSError where somebody removes them."""
     until = time.monotonic() + PATIENCE
     while True:
         try:

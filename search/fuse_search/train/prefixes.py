@@ -38,6 +38,7 @@ from .precision import autocast
 from .store import Store, Writer
 
 HALF_ERROR = 2**-10  # relative, of values that may be stored in half precision
+MAPPED = 256  # arrays at a time; each takes one of the files that a process may have open
 PATIENCE = 10.0  # seconds, at least, to wait for another process that computes the same
 SOURCE = "source"
 
@@ -129,11 +130,11 @@ class Prefixes:
     def hold(self, key: str, values: Tensor, worth: float) -> tuple[Tensor, Place]:
         """Values from the store, from where they are read from now on, and where that is.
 
-        On disk they stay mapped while they are in use: mapped anew, they would be read anew over
+        On disk they stay mapped until the trial ends: mapped anew, they would be read anew over
         NFS, and another process could have removed them.
         """
         found, place = self.memory.hold(key, values, worth)
-        if place == "disk":
+        if place == "disk" and len(self._mapped) < MAPPED:
             self._mapped[key] = found
         return found, place
 
