@@ -238,6 +238,25 @@ def test_the_same_study_gives_the_same_bytes(reported: tuple[Study, Path]) -> No
     assert {file.name: file.read_bytes() for file in out.iterdir()} == first
 
 
+def test_a_file_that_another_process_takes_for_a_left_one_is_written_again(
+    reported: tuple[Study, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, swept = Path.write_bytes, []
+
+    def written_and_swept(file: Path, content: bytes) -> int:
+        written = write(file, content)
+        if len(swept) < 2:
+            swept.append(file.name)
+            file.unlink()
+        return written
+
+    monkeypatch.setattr(Path, "write_bytes", written_and_swept)
+    study, folder = reported
+    write_report(study, tmp_path)
+    assert len(swept) == 2 and all(name.startswith(".") for name in swept)
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in folder.glob("*.*")}
+
+
 def test_best_yaml_holds_the_spec(reported: tuple[Study, Path]) -> None:
     _, out = reported
     text = (out / "best.yaml").read_text()

@@ -318,6 +318,16 @@ def test_of_two_that_write_the_one_who_took_over_counts(tmp_path):
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
+def test_who_lost_a_training_makes_no_folder_for_it(tmp_path):
+    lost = Checkpoints(tmp_path / "trial-0", 1, held=lambda: False)
+    assert not lost.open()
+    lost.start()
+    lost.begin()
+    lost.left()
+    lost.note_parts(2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_is_told_and_leaves_no_part(tmp_path):
     code = f"""
 import resource, signal, torch

@@ -7,6 +7,7 @@ import io
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ..study import Row, Study
@@ -47,9 +48,13 @@ def write_report(study: Study, folder: Path) -> Path:
 
 
 def _replace(file: Path, content: bytes) -> None:
-    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    partial.write_bytes(content)
-    partial.replace(file)
+    """Write a file. Another process may take the unfinished one for a dead one's, and remove it."""
+    while True:
+        partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+        partial.write_bytes(content)
+        with suppress(FileNotFoundError):
+            partial.replace(file)
+            return
 
 
 def _spec(study: Study, best: Row, folder: Path) -> str:

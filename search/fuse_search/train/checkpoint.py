@@ -53,10 +53,16 @@ class Checkpoints:
         self.folder, self.fence, self._held = folder, fence, held
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
-    def open(self) -> None:
-        """Make the folder: while it is there, not all that belongs to the training is done."""
+    def open(self) -> bool:
+        """Make the folder: while it is there, not all that belongs to the training is done.
+
+        False: another worker has the training, and may be done and have removed the folder.
+        """
+        if not self._held():
+            return False
         with suppress(OSError):  # a full disk ends no training
             self.folder.mkdir(parents=True, exist_ok=True)
+        return True
 
     def save(self, state: State) -> Future[None]:
         """Write a state. The result holds an OSError when the disk is full or can't be written."""
@@ -76,9 +82,9 @@ class Checkpoints:
 
     def start(self) -> None:
         """Note that this process is at the training from here on."""
-        self.open()
-        with suppress(OSError):
-            self._note(self.fence)
+        if self.open():
+            with suppress(OSError):
+                self._note(self.fence)
 
     def left(self) -> None:
         """Note that this process did not die of it: it was asked to stop. All is written then."""
@@ -113,11 +119,9 @@ class Checkpoints:
 
     def begin(self) -> None:
         """Count an epoch that is begun: those that are cut off were computed too."""
-        if not self._held():
-            return
-        self.open()
-        with suppress(OSError), self._count.open("ab") as file:
-            file.write(b".")
+        if self.open():
+            with suppress(OSError), self._count.open("ab") as file:
+                file.write(b".")
 
     @property
     def begun(self) -> int:
