@@ -16,6 +16,7 @@ BENCHMARKS = (
     "resume",
     "spaces",
     "kills",
+    "suspensions",
 )
 
 
