@@ -145,6 +145,11 @@ def before(monkeypatch, owner, name, number, hook):
     monkeypatch.setattr(owner, name, counted)
 
 
+def _lost(folder, name):
+    (lease,) = folder.glob(f"leases/{name}.*")
+    lease.rename(lease.with_name(f"{name}.2.other-1-2"))
+
+
 def kill():
     raise Killed
 
@@ -210,12 +215,8 @@ def test_what_kills_processes_after_a_trial_was_told_is_no_fault_of_it(folder, m
 def test_who_lost_its_lease_writes_nothing_more(folder, monkeypatch, after):
     slow = Bench(folder)
 
-    def take_over():
-        (lease,) = slow.folder.glob("leases/*")
-        lease.rename(lease.with_name("trial-0.2.other-1-2"))
-
     with monkeypatch.context() as patch:
-        before(patch, Study, "report", after, take_over)
+        before(patch, Study, "report", after, lambda: _lost(slow.folder, "trial-0"))
         slow.one()
     assert "trial 0 was taken over while this worker was away" in slow.said.getvalue()
     assert slow.left() == ["trial-0.2", "trial-0"]
@@ -229,38 +230,28 @@ def test_who_lost_its_lease_writes_nothing_more(folder, monkeypatch, after):
     assert [(row.state, sorted(row.epochs)) for row in other.study.rows()] == [("complete", [0, 1])]
 
 
-def test_a_trial_that_another_one_told_meanwhile_is_closed(folder, monkeypatch):
-    bench = Bench(folder)
-    other = bench.study._study
-    with monkeypatch.context() as patch:
-        before(patch, Study, "report", 2, lambda: other.tell(other.trials[0].number, 0.75))
-        bench.one()
-    bench.one()
-    assert [(row.state, row.value) for row in bench.study.rows()] == [("complete", 0.75)]
-    assert bench.runs() == [("FINISHED", "complete", [0, 1])]
-    assert bench.left() == []
-
-
-def test_a_fault_of_a_trial_that_another_one_told_meanwhile_changes_nothing(folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("owner", "name", "number", "fault"),
+    [(Study, "report", 2, None), (attempt, "finish", 1, ZeroDivisionError)],
+)
+def test_a_trial_that_another_one_told_meanwhile_is_closed(
+    folder, monkeypatch, owner, name, number, fault
+):
     bench = Bench(folder)
     other = bench.study._study
 
-    def told_and_fails():
+    def told():
         other.tell(other.trials[0].number, 0.75)
-        raise ZeroDivisionError
+        if fault:
+            raise fault
 
     with monkeypatch.context() as patch:
-        before(patch, attempt, "finish", 1, told_and_fails)
+        before(patch, owner, name, number, told)
         bench.one()
     bench.one()
     assert [(row.state, row.value) for row in bench.study.rows()] == [("complete", 0.75)]
     assert bench.runs() == [("FINISHED", "complete", [0, 1])]
     assert bench.left() == []
-
-
-def _lost(folder, name):
-    (lease,) = folder.glob(f"leases/{name}.*")
-    lease.rename(lease.with_name(f"{name}.2.other-1-2"))
 
 
 def _log_best(bench):
@@ -307,8 +298,7 @@ def test_a_fault_after_the_lease_was_lost_ends_no_trial(folder, monkeypatch):
     slow = Bench(folder)
 
     def fail():
-        (lease,) = slow.folder.glob("leases/*")
-        lease.rename(lease.with_name("trial-0.2.other-1-2"))
+        _lost(slow.folder, "trial-0")
         raise ZeroDivisionError
 
     before(monkeypatch, attempt, "finish", 1, fail)

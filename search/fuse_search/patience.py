@@ -14,6 +14,8 @@ PATIENCE = 600.0
 PAUSES = (0.1, 5.0)
 """Seconds before the second attempt, and the most between two; they double."""
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What a file system says that has no locks."""
 
 T = TypeVar("T")
 

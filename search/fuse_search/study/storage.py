@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -16,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import exc
 
 from ..errors import InputError, StoreAway, masked
-from ..patience import passing
+from ..patience import NO_LOCKS, passing
 from .patience import Patient
 
 TAIL = 1 << 12  # bytes in which the begin of the last line is looked for
@@ -81,7 +80,7 @@ def _lock(file: BinaryIO) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        if error.errno not in NO_LOCKS:
             raise
         raise InputError(
             f"{file.name}: its file system has no locks ({error.strerror}); have --results on "

@@ -212,8 +212,8 @@ class Run:
     def end(self, status: Status = "FINISHED", then: Callable[[], object] | None = None) -> None:
         """Mark the run as ended, after those below it; and `then`, if all of its writes were done.
 
-        One that another process has finished, while this one was suspended, stays so.
-        When one of them failed for good, `then` is left out.
+        When one of them failed for good, `then` is left out. A run that another process has
+        finished, while this one was suspended, stays so.
         """
         try:
             self._below.flush()

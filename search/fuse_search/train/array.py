@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import math
@@ -21,10 +20,11 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from ..patience import NO_LOCKS
+
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int64")
 CHUNK = 8 << 20  # bytes that are checked at once
 PATIENCE = 1.0  # seconds to wait for whoever removes values, or asks whether they are unused
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without them says
 
 
 @dataclass(frozen=True)
